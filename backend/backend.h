@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What stands behind a virtual RDMA device. A device (hw/pvrdma,
+// hw/virtio-rdma) translates guest layouts to the libibverbs types used here
+// and back, and knows nothing of packets; a backend (backend/roce,
+// backend/verbs) knows nothing of guest layouts.
+//
+// Objects are named by small integers: an id is at least 0 and less than the
+// limit the backend was created with, the lowest free one is handed out. Ids
+// are what a device shows its guest as handles.
+//
+// Errors are positive errno values: EINVAL (bad argument or transition),
+// ENOMEM (a limit is reached), EBUSY (still in use), ENOENT (no such object).
+//
+// Calls are serialised by the device's lock. Work requests are pulled: a
+// doorbell tells the backend that there may be some, and the backend takes
+// them through WorkSource when it has room, so that a guest's ring is the
+// only queue.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <array>
+#include <cstdint>
+#include <expected>
+#include <span>
+
+namespace rdma {
+
+template <typename T>
+using Result = std::expected<T, int>; // error: a positive errno value
+
+using Mac = std::array<uint8_t, 6>;
+
+// Most scatter/gather entries a work request can carry.
+inline constexpr unsigned max_sge_limit = 32;
+// Most pages a fast registration can name.
+inline constexpr unsigned max_fast_reg_pages = 512;
+// Unit of page lists, bytes.
+inline constexpr uint64_t page_size = 4096;
+
+// Limits of one device; ids of each kind stay below them.
+struct Limits {
+    uint32_t max_qp;
+    uint32_t max_qp_wr;
+    uint32_t max_sge;
+    uint32_t max_cq;
+    uint32_t max_mr;
+    uint64_t max_mr_size;
+    uint32_t max_pd;
+    uint32_t max_srq;
+    uint32_t max_srq_wr;
+    uint32_t gid_tbl_len;
+    uint32_t max_qp_rd_atom;      // responder resources
+    uint32_t max_qp_init_rd_atom; // initiator depth
+    bool qpn_generations;         // QPNs may differ from ids (see QpNumbers)
+    uint32_t roce_version;        // 1 or 2
+};
+
+// Where packets of a connected QP or a datagram go: what libibverbs keeps in
+// ibv_ah_attr, and the destination's Ethernet address, which the guest has
+// already resolved.
+struct AddressVector {
+    ibv_ah_attr attr{};
+    Mac dmac{};
+};
+
+// Work request opcodes: ibv_wr_opcode, and the one only kernels have.
+inline constexpr int wr_fast_reg = 0x100;
+// The opcode of its completion: a value that ibv_wc_opcode leaves free.
+inline constexpr auto wc_fast_reg = static_cast<ibv_wc_opcode>(0x40);
+
+// A work request of a send queue.
+struct SendRequest {
+    int opcode = IBV_WR_SEND; // ibv_wr_opcode or wr_fast_reg
+    // wr_id, send_flags, num_sge, imm_data or invalidate_rkey, and wr.rdma /
+    // wr.atomic / wr.ud without its AH. opcode, next and sg_list are unused.
+    ibv_send_wr wr{};
+    std::array<ibv_sge, max_sge_limit> sge;
+    AddressVector av{};  // UD: in place of wr.ud.ah
+    struct {             // wr_fast_reg
+        uint64_t iova;
+        uint64_t length;
+        uint32_t key;
+        int access;      // ibv_access_flags
+        uint32_t num_pages;
+        std::array<uint64_t, max_fast_reg_pages> pages; // GPAs
+    } fast_reg;
+    // Set by the device where the guest's request cannot be decoded (unknown
+    // opcode, too many SGEs): it completes with this status, at its turn.
+    ibv_wc_status malformed = IBV_WC_SUCCESS;
+};
+
+// A work request of a receive queue or shared receive queue.
+struct RecvRequest {
+    uint64_t wr_id = 0;
+    uint32_t num_sge = 0;
+    std::array<ibv_sge, max_sge_limit> sge;
+    ibv_wc_status malformed = IBV_WC_SUCCESS; // as in SendRequest
+};
+
+// What network a datagram came over: PVRDMA_NETWORK_* and the kernel's
+// rdma_network_type agree on these values.
+enum class NetworkType : uint8_t { roce_v1 = 0, ipv4 = 2, ipv6 = 3 };
+
+// A work completion: ibv_wc and what its kernel twin has beside it.
+struct Completion {
+    ibv_wc wc{};          // qp_num is the QPN the guest sees
+    uint32_t qp = 0;      // id
+    bool solicited = false; // receive of a solicited event, or an error
+    NetworkType network = NetworkType::roce_v1; // UD receives
+    Mac smac{};           // UD receives
+};
+
+// Where a backend gets its work and leaves its results: the device.
+class BackendClient {
+public:
+    // Take the next request off the QP's send queue / the QP's own receive
+    // queue / the SRQ. False: there is none.
+    virtual bool pull_send(uint32_t qp, SendRequest& out) = 0;
+    virtual bool pull_recv(uint32_t qp, RecvRequest& out) = 0;
+    virtual bool pull_srq_recv(uint32_t srq, RecvRequest& out) = 0;
+    // A completion for the CQ. False: the CQ has overrun (the device raises
+    // its own asynchronous event); the completion is lost.
+    virtual bool complete(uint32_t cq, const Completion& completion) = 0;
+    // An asynchronous event; object is the id of the QP, CQ or SRQ it is
+    // affiliated with, or the port number (1).
+    virtual void async_event(ibv_event_type type, uint32_t object) = 0;
+
+protected:
+    ~BackendClient() = default;
+};
+
+struct MrInit {
+    enum class Kind {
+        user,     // pages, iova, length
+        dma,      // all of guest memory, addressed by GPA; local access only
+        fast_reg, // empty until a fast registration; at most max_pages
+    };
+    Kind kind = Kind::user;
+    uint32_t pd = 0;
+    int access = 0;       // ibv_access_flags
+    uint64_t iova = 0;
+    uint64_t length = 0;  // bytes, > 0
+    std::span<const uint64_t> pages; // GPAs of the 4 KiB pages from iova's on
+    uint32_t max_pages = 0;
+};
+
+struct MrKeys {
+    uint32_t id;
+    uint32_t lkey;
+    uint32_t rkey;
+};
+
+struct QpInit {
+    ibv_qp_type type = IBV_QPT_RC; // RC, UC, UD
+    bool gsi = false;              // the GSI QP (QPN 1): type UD
+    uint32_t pd = 0;
+    uint32_t send_cq = 0;
+    uint32_t recv_cq = 0;
+    bool use_srq = false;
+    uint32_t srq = 0;
+    ibv_qp_cap cap{};
+    bool sq_sig_all = false;
+};
+
+// A QP's id and the number it goes by on the wire. With qpn_generations the
+// QPN is id plus a generation in bits 16 to 23, so that a number is not used
+// again at once; without, it is the id (the GSI QP apart: always QPN 1).
+struct QpNumbers {
+    uint32_t id;
+    uint32_t qpn;
+};
+
+class Backend {
+public:
+    virtual ~Backend() = default;
+
+    // As after creation: every object is gone.
+    virtual void reset() = 0;
+
+    virtual Result<uint32_t> alloc_pd() = 0;
+    virtual int dealloc_pd(uint32_t pd) = 0; // 0, ENOENT, EBUSY
+
+    virtual Result<MrKeys> reg_mr(const MrInit& init) = 0;
+    virtual int dereg_mr(uint32_t mr) = 0;
+
+    virtual Result<uint32_t> create_cq() = 0;
+    virtual int destroy_cq(uint32_t cq) = 0;
+
+    virtual Result<uint32_t> create_srq(uint32_t pd, const ibv_srq_attr& attr) = 0;
+    virtual int modify_srq(uint32_t srq, const ibv_srq_attr& attr, int mask) = 0;
+    virtual int query_srq(uint32_t srq, ibv_srq_attr& attr) = 0;
+    virtual int destroy_srq(uint32_t srq) = 0;
+
+    virtual Result<QpNumbers> create_qp(const QpInit& init) = 0;
+    // mask: ibv_qp_attr_mask. av.dmac goes with attr.ah_attr. Checks the
+    // transition and its attributes as IBTA vol. 1, 10.3 and 11.2.5.2 have it;
+    // on an error nothing has changed.
+    virtual int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) = 0;
+    virtual int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) = 0;
+    virtual int destroy_qp(uint32_t qp) = 0;
+
+    // type: 1 RoCEv1, 2 RoCEv2.
+    virtual int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type) = 0;
+    virtual int del_gid(uint32_t index) = 0;
+
+    // There may be new requests. An unknown id is ignored and counted.
+    virtual void send_doorbell(uint32_t qp) = 0;
+    virtual void recv_doorbell(uint32_t qp) = 0;
+    virtual void srq_doorbell(uint32_t srq) = 0;
+};
+
+} // namespace rdma

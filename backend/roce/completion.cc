@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Completing work requests, one by one or, in the error state, all of them.
+#include "context.h"
+
+namespace rdma::roce {
+
+namespace {
+
+ibv_wc_opcode wc_opcode_of(int wr_opcode)
+{
+    switch (wr_opcode) {
+    case IBV_WR_RDMA_WRITE:
+    case IBV_WR_RDMA_WRITE_WITH_IMM:
+        return IBV_WC_RDMA_WRITE;
+    case IBV_WR_RDMA_READ:
+        return IBV_WC_RDMA_READ;
+    case IBV_WR_ATOMIC_CMP_AND_SWP:
+        return IBV_WC_COMP_SWAP;
+    case IBV_WR_ATOMIC_FETCH_AND_ADD:
+        return IBV_WC_FETCH_ADD;
+    case IBV_WR_LOCAL_INV:
+        return IBV_WC_LOCAL_INV;
+    case wr_fast_reg:
+        return wc_fast_reg;
+    default:
+        return IBV_WC_SEND;
+    }
+}
+
+Completion send_completion(const QueuePair& qp, uint64_t wr_id, int opcode, ibv_wc_status status)
+{
+    Completion completion;
+    completion.qp = qp.id;
+    completion.wc.qp_num = qp.qpn;
+    completion.wc.wr_id = wr_id;
+    completion.wc.opcode = wc_opcode_of(opcode);
+    completion.wc.status = status;
+    completion.solicited = status != IBV_WC_SUCCESS;
+    return completion;
+}
+
+} // namespace
+
+void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
+{
+    SendWqe& wqe = qp.req.sq.front();
+    if (wqe.has_response() && wqe.initiated) {
+        --qp.req.outstanding_reads;
+    }
+    bool report = wqe.signaled || status != IBV_WC_SUCCESS;
+    Completion completion;
+    if (report) {
+        completion = send_completion(qp, wqe.wr_id, wqe.opcode, status);
+        if (wqe.has_response()) {
+            completion.wc.byte_len = static_cast<uint32_t>(wqe.length);
+        }
+    }
+    qp.req.sq.pop_front();
+    if (qp.req.cursor > 0) {
+        --qp.req.cursor;
+    }
+    if (report) {
+        context.complete(qp.init.send_cq, completion);
+    }
+}
+
+void complete_recv(Context& context, QueuePair& qp, const Completion& completion)
+{
+    Completion full = completion;
+    full.qp = qp.id;
+    full.wc.qp_num = qp.qpn;
+    full.wc.wr_id = qp.resp.recv.wr_id;
+    full.solicited |= full.wc.status != IBV_WC_SUCCESS;
+    qp.resp.have_recv = false;
+    context.complete(qp.init.recv_cq, full);
+}
+
+void flush_send_queue(Context& context, QueuePair& qp)
+{
+    while (!qp.req.sq.empty()) {
+        complete_send(context, qp, IBV_WC_WR_FLUSH_ERR);
+    }
+    // At most one queue full: a guest that goes on posting rings again.
+    SendRequest request;
+    for (uint32_t i = 0; i < qp.init.cap.max_send_wr; ++i) {
+        if (!context.client->pull_send(qp.id, request)) {
+            break;
+        }
+        context.complete(qp.init.send_cq, send_completion(qp, request.wr.wr_id, request.opcode,
+                                                          IBV_WC_WR_FLUSH_ERR));
+    }
+}
+
+void flush_receive_queue(Context& context, QueuePair& qp)
+{
+    Completion completion;
+    completion.wc.opcode = IBV_WC_RECV;
+    completion.wc.status = IBV_WC_WR_FLUSH_ERR;
+    if (qp.resp.have_recv) {
+        complete_recv(context, qp, completion);
+    }
+    if (qp.init.use_srq) {
+        return; // the requests belong to the SRQ
+    }
+    for (uint32_t i = 0; i < qp.init.cap.max_recv_wr && context.pull_recv(qp); ++i) {
+        complete_recv(context, qp, completion);
+    }
+}
+
+void enter_error(Context& context, QueuePair& qp, ibv_wc_status status)
+{
+    if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_RESET) {
+        return;
+    }
+    bool was_init = qp.state == IBV_QPS_INIT;
+    qp.state = IBV_QPS_ERR;
+    qp.req.rnr_wait = false;
+    context.set_timer(qp, no_deadline);
+    if (status != IBV_WC_WR_FLUSH_ERR && !qp.req.sq.empty()) {
+        complete_send(context, qp, status);
+    }
+    flush_send_queue(context, qp);
+    flush_receive_queue(context, qp);
+    if (qp.init.use_srq && !was_init) {
+        context.client->async_event(IBV_EVENT_QP_LAST_WQE_REACHED, qp.id);
+    }
+}
+
+} // namespace rdma::roce

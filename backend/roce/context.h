@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What the parts of the engine (requester, responder, datagrams) share.
+#pragma once
+
+#include <array>
+
+#include "gid_table.h"
+#include "memory_region.h"
+#include "queue_pair.h"
+#include "statistics.h"
+
+namespace rdma::roce {
+
+// Where frames leave the engine, and what it must know of the port.
+class Link {
+public:
+    // Accepts one frame. False: accepted, but send no more before
+    // Engine::tx_ready().
+    virtual bool send(std::span<const uint8_t> frame) = 0;
+    // The port's own Ethernet address.
+    virtual Mac mac() = 0;
+
+protected:
+    ~Link() = default;
+};
+
+struct Context {
+    Context(const Limits& device_limits, GuestMemory& guest_memory, Statistics& statistics,
+            Link& network)
+        : limits(device_limits), memory(guest_memory), stats(statistics), link(network),
+          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len)
+    {}
+
+    Limits limits;
+    GuestMemory& memory;
+    Statistics& stats;
+    Link& link;
+    BackendClient* client = nullptr;
+    MemoryRegions regions;
+    GidTable gids;
+    TimerQueue timers;
+    FrameBuilder builder;
+    Mac mac{};
+    int64_t now = 0; // nanoseconds; set by the engine before each piece of work
+
+    bool link_blocked = false;
+    // Frames to our own addresses, on their way back in.
+    static constexpr size_t max_loopback = 64; // frames
+    struct Frame {
+        std::array<uint8_t, max_frame> bytes;
+        size_t size;
+    };
+    GrowingRing<Frame> loopback;
+    // QPs that may have something to send, each once.
+    GrowingRing<uint32_t> ready;
+
+    // Whether emit() may be called.
+    bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
+
+    // Sends the frame in builder, whose packets go along path.
+    void emit(const Path& path)
+    {
+        auto frame = builder.finish();
+        ++stats.tx_packets;
+        stats.tx_bytes += frame.size();
+        if (gids.owns(path.destination(), path.network())) {
+            ++stats.loopback_packets;
+            Frame& copy = loopback.push_back();
+            std::copy(frame.begin(), frame.end(), copy.bytes.begin());
+            copy.size = frame.size();
+        } else if (!link.send(frame)) {
+            link_blocked = true;
+        }
+    }
+
+    void schedule(QueuePair& qp)
+    {
+        if (!qp.scheduled) {
+            qp.scheduled = true;
+            ready.push_back(qp.id);
+        }
+    }
+
+    void set_timer(QueuePair& qp, int64_t deadline)
+    {
+        timers.set(qp.req.timer, qp.id, deadline);
+    }
+
+    void complete(uint32_t cq, const Completion& completion)
+    {
+        ++stats.completions;
+        stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
+        client->complete(cq, completion);
+    }
+
+    // The next receive request for the QP, into qp.resp.recv.
+    bool pull_recv(QueuePair& qp)
+    {
+        RecvRequest& recv = qp.resp.recv;
+        recv.malformed = IBV_WC_SUCCESS;
+        bool pulled = qp.init.use_srq ? client->pull_srq_recv(qp.init.srq, recv)
+                                      : client->pull_recv(qp.id, recv);
+        if (!pulled) {
+            return false;
+        }
+        qp.resp.have_recv = true;
+        qp.resp.recv_length = 0;
+        for (uint32_t i = 0; i < recv.num_sge; ++i) {
+            qp.resp.recv_length += recv.sge[i].length;
+        }
+        return true;
+    }
+
+    // The path of an address vector, from this port. Not valid where its GID
+    // index names none.
+    Path path_of(const AddressVector& av, uint32_t qpn, uint32_t remote_qpn) const
+    {
+        const GidTable::Entry* entry = gids.find(av.attr.grh.sgid_index);
+        if (!entry) {
+            return {};
+        }
+        // Entropy for the fabric's load balancing, dynamic ports (A17.3.1.3).
+        uint32_t hash = (qpn * 0x9e3779b1u) ^ (remote_qpn * 0x85ebca6bu);
+        auto port = static_cast<uint16_t>(0xc000 | ((hash ^ hash >> 16) & 0x3fff));
+        const auto& grh = av.attr.grh;
+        return Path(entry->network, mac, av.dmac, entry->gid, grh.dgid, grh.traffic_class,
+                    grh.flow_label, grh.hop_limit ? grh.hop_limit : default_hop_limit, port);
+    }
+
+private:
+    static constexpr uint8_t default_hop_limit = 64;
+};
+
+// Moves the QP to the error state (10.3.1): everything in its queues completes
+// with IBV_WC_WR_FLUSH_ERR, except the oldest send request where status is
+// given.
+void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR);
+// In the error state: completes what has been posted since.
+void flush_send_queue(Context& context, QueuePair& qp);
+void flush_receive_queue(Context& context, QueuePair& qp);
+
+// Completes the oldest WQE of the send queue, which leaves it. A successful one
+// that is not signalled leaves no trace.
+void complete_send(Context& context, QueuePair& qp, ibv_wc_status status);
+// Completes qp.resp.recv.
+void complete_recv(Context& context, QueuePair& qp, const Completion& completion);
+
+} // namespace rdma::roce

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "datagram.h"
+
+#include <span>
+
+namespace rdma::roce {
+
+namespace {
+
+// A remote Q_Key with this bit stands for the QP's own (10.2.5).
+constexpr uint32_t qkey_of_qp = 0x80000000;
+
+} // namespace
+
+bool Datagram::transmit(QueuePair& qp)
+{
+    if (!qp.can_send() || (qp.req.sq.empty() && !_requester.accept(qp))) {
+        return false;
+    }
+    ibv_wc_status status = IBV_WC_SUCCESS;
+    bool sent = send(qp, qp.req.sq.front(), status);
+    if (status != IBV_WC_SUCCESS) {
+        // 10.3.1.7: an error of a UD send queue stops that queue only; the
+        // standard's SQE state. What follows is flushed.
+        complete_send(_ctx, qp, status);
+        qp.state = IBV_QPS_SQE;
+        flush_send_queue(_ctx, qp);
+        return false;
+    }
+    if (sent) {
+        complete_send(_ctx, qp, IBV_WC_SUCCESS);
+    }
+    return sent;
+}
+
+bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
+{
+    status = wqe.status;
+    if (status != IBV_WC_SUCCESS) {
+        return false;
+    }
+    bool imm = wqe.opcode == IBV_WR_SEND_WITH_IMM;
+    if (wqe.opcode != IBV_WR_SEND && !imm) {
+        status = IBV_WC_LOC_QP_OP_ERR;
+        return false;
+    }
+    if (wqe.length > max_mtu) {
+        status = IBV_WC_LOC_LEN_ERR;
+        return false;
+    }
+    Path path = _ctx.path_of(wqe.av, qp.qpn, wqe.remote_qpn);
+    if (!path.valid()) {
+        status = IBV_WC_LOC_QP_OP_ERR;
+        return false;
+    }
+    FrameBuilder& frame = _ctx.builder;
+    auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
+    frame.begin(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn, false,
+                wqe.send_flags & IBV_SEND_SOLICITED);
+    uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
+    frame.header(Deth{qkey, 0, qp.qpn});
+    if (imm) {
+        ImmDt header;
+        std::memcpy(header.bytes.data(), &wqe.immediate, sizeof(header));
+        frame.header(header);
+    }
+    if (!_ctx.regions.gather(wqe.sges, qp.init.pd, 0, frame.payload(wqe.length))) {
+        status = IBV_WC_LOC_PROT_ERR;
+        return false;
+    }
+    qp.req.next_psn = psn_add(qp.req.next_psn, 1);
+    _ctx.emit(path);
+    return true;
+}
+
+void Datagram::handle(QueuePair& qp, const Packet& packet)
+{
+    ResponderState& resp = qp.resp;
+    if (!qp.can_receive()) {
+        ++_ctx.stats.drop_qp_state;
+        return;
+    }
+    if (packet.qkey != (qp.init.gsi ? gsi_qkey : qp.attr.qkey)) {
+        ++_ctx.stats.drop_qkey;
+        return;
+    }
+    if (!resp.have_recv && !_ctx.pull_recv(qp)) {
+        ++_ctx.stats.drop_no_receive;
+        return;
+    }
+    Completion completion;
+    completion.wc.opcode = IBV_WC_RECV;
+    completion.solicited = packet.solicited;
+    uint64_t size = grh_size + packet.payload.size();
+    std::span<const ibv_sge> sges(resp.recv.sge.data(), resp.recv.num_sge);
+    if (resp.recv.malformed != IBV_WC_SUCCESS) {
+        completion.wc.status = resp.recv.malformed;
+    } else if (size > resp.recv_length) {
+        // 9.8.3.2.2: dropped; the receive request stays for the next one.
+        ++_ctx.stats.drop_length;
+        return;
+    } else if (!_ctx.regions.scatter(sges, qp.init.pd, 0, std::as_bytes(packet.grh)) ||
+               !_ctx.regions.scatter(sges, qp.init.pd, grh_size,
+                                     std::as_bytes(packet.payload))) {
+        completion.wc.status = IBV_WC_LOC_PROT_ERR;
+    }
+    if (completion.wc.status != IBV_WC_SUCCESS) {
+        complete_recv(_ctx, qp, completion);
+        enter_error(_ctx, qp);
+        return;
+    }
+    completion.wc.byte_len = static_cast<uint32_t>(size);
+    completion.wc.src_qp = packet.source_qp;
+    completion.wc.wc_flags = IBV_WC_GRH;
+    if (packet.operation() == op_send_only_imm) {
+        completion.wc.imm_data = packet.immediate;
+        completion.wc.wc_flags |= IBV_WC_WITH_IMM;
+    }
+    completion.network = packet.network;
+    completion.smac = packet.source_mac;
+    complete_recv(_ctx, qp, completion);
+}
+
+} // namespace rdma::roce

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// UD queue pairs and the GSI QP (IBTA vol. 1, 9.8.3): a message is a packet.
+#pragma once
+
+#include "requester.h"
+
+namespace rdma::roce {
+
+class Datagram {
+public:
+    Datagram(Context& context, Requester& requester) : _ctx(context), _requester(requester) {}
+
+    // Sends the next datagram. False: there is none.
+    bool transmit(QueuePair& qp);
+    void handle(QueuePair& qp, const Packet& packet);
+
+private:
+    bool send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status);
+
+    Context& _ctx;
+    Requester& _requester;
+};
+
+} // namespace rdma::roce

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The engine's objects: creation, change, destruction.
+#include <cerrno>
+
+#include "engine.h"
+#include "qp_state.h"
+
+namespace rdma::roce {
+
+namespace {
+
+// Ids 0 and 1 belong to the QPs of those numbers (SMI, GSI).
+constexpr uint32_t first_qp_id = 2;
+constexpr unsigned qpn_generation_shift = 16;
+
+} // namespace
+
+Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
+    : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
+      _datagram(_ctx, _requester), _pds(limits.max_pd), _cqs(limits.max_cq),
+      _srqs(limits.max_srq), _qps(limits.max_qp, first_qp_id)
+{}
+
+void Engine::reset()
+{
+    _gsi.reset();
+    _qps.clear();
+    _srqs.clear();
+    _cqs.clear();
+    _ctx.regions.clear();
+    _mr_pd.clear();
+    _pds.clear();
+    _ctx.gids.clear();
+    _ctx.timers.clear();
+    _ctx.loopback.clear();
+    _ctx.ready.clear();
+}
+
+Result<uint32_t> Engine::alloc_pd()
+{
+    auto [pd, id] = _pds.emplace();
+    if (!pd) {
+        return std::unexpected(ENOMEM);
+    }
+    return id;
+}
+
+int Engine::dealloc_pd(uint32_t id)
+{
+    Pd* pd = _pds.find(id);
+    if (!pd) {
+        return ENOENT;
+    }
+    if (pd->users > 0) {
+        return EBUSY;
+    }
+    _pds.erase(id);
+    return 0;
+}
+
+Result<MrKeys> Engine::reg_mr(const MrInit& init)
+{
+    Pd* pd = _pds.find(init.pd);
+    if (!pd) {
+        return std::unexpected(ENOENT);
+    }
+    auto keys = _ctx.regions.add(init);
+    if (keys) {
+        ++pd->users;
+        if (_mr_pd.size() <= keys->id) {
+            _mr_pd.resize(keys->id + 1);
+        }
+        _mr_pd[keys->id] = init.pd;
+    }
+    return keys;
+}
+
+int Engine::dereg_mr(uint32_t id)
+{
+    int error = _ctx.regions.remove(id);
+    if (error == 0) {
+        --_pds.find(_mr_pd[id])->users;
+    }
+    return error;
+}
+
+Result<uint32_t> Engine::create_cq()
+{
+    auto [cq, id] = _cqs.emplace();
+    if (!cq) {
+        return std::unexpected(ENOMEM);
+    }
+    return id;
+}
+
+int Engine::destroy_cq(uint32_t id)
+{
+    Cq* cq = _cqs.find(id);
+    if (!cq) {
+        return ENOENT;
+    }
+    if (cq->users > 0) {
+        return EBUSY;
+    }
+    _cqs.erase(id);
+    return 0;
+}
+
+Result<uint32_t> Engine::create_srq(uint32_t pd_id, const ibv_srq_attr& attr)
+{
+    Pd* pd = _pds.find(pd_id);
+    if (!pd) {
+        return std::unexpected(ENOENT);
+    }
+    if (attr.max_wr > _ctx.limits.max_srq_wr) {
+        return std::unexpected(EINVAL);
+    }
+    auto [srq, id] = _srqs.emplace(pd_id, attr);
+    if (!srq) {
+        return std::unexpected(ENOMEM);
+    }
+    ++pd->users;
+    return id;
+}
+
+int Engine::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    if ((mask & ~IBV_SRQ_LIMIT) != 0 || attr.srq_limit > srq->attr.max_wr) {
+        return EINVAL; // resizing is not offered
+    }
+    srq->attr.srq_limit = attr.srq_limit;
+    return 0;
+}
+
+int Engine::query_srq(uint32_t id, ibv_srq_attr& attr)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    attr = srq->attr;
+    return 0;
+}
+
+int Engine::destroy_srq(uint32_t id)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    if (srq->users > 0) {
+        return EBUSY;
+    }
+    --_pds.find(srq->pd)->users;
+    _srqs.erase(id);
+    return 0;
+}
+
+void Engine::count_qp_users(const QpInit& init, int change)
+{
+    auto add = static_cast<uint32_t>(change);
+    _pds.find(init.pd)->users += add;
+    _cqs.find(init.send_cq)->users += add;
+    _cqs.find(init.recv_cq)->users += add;
+    if (init.use_srq) {
+        _srqs.find(init.srq)->users += add;
+    }
+}
+
+Result<QpNumbers> Engine::create_qp(const QpInit& init)
+{
+    const Limits& limits = _ctx.limits;
+    if (!_pds.find(init.pd) || !_cqs.find(init.send_cq) || !_cqs.find(init.recv_cq) ||
+        (init.use_srq && !_srqs.find(init.srq))) {
+        return std::unexpected(ENOENT);
+    }
+    if (init.cap.max_send_wr > limits.max_qp_wr || init.cap.max_recv_wr > limits.max_qp_wr ||
+        init.cap.max_send_sge > limits.max_sge || init.cap.max_recv_sge > limits.max_sge ||
+        (init.type != IBV_QPT_RC && init.type != IBV_QPT_UC && init.type != IBV_QPT_UD) ||
+        (init.gsi && init.type != IBV_QPT_UD)) {
+        return std::unexpected(EINVAL);
+    }
+    QueuePair* qp;
+    uint32_t id = gsi_qpn;
+    if (init.gsi) {
+        if (_gsi) {
+            return std::unexpected(EBUSY);
+        }
+        _gsi = std::make_unique<QueuePair>();
+        qp = _gsi.get();
+    } else {
+        std::tie(qp, id) = _qps.emplace();
+        if (!qp) {
+            return std::unexpected(ENOMEM);
+        }
+    }
+    qp->id = id;
+    qp->qpn = id;
+    if (!init.gsi && limits.qpn_generations) {
+        if (_generation.size() <= id) {
+            _generation.resize(id + 1);
+        }
+        qp->qpn |= static_cast<uint32_t>(_generation[id]++) << qpn_generation_shift;
+    }
+    qp->init = init;
+    reset_qp(*qp);
+    count_qp_users(init, 1);
+    return QpNumbers{id, qp->qpn};
+}
+
+int Engine::destroy_qp(uint32_t id)
+{
+    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    count_qp_users(qp->init, -1);
+    if (qp->init.gsi) {
+        _gsi.reset();
+    } else {
+        _qps.erase(id);
+    }
+    return 0;
+}
+
+void Engine::reset_qp(QueuePair& qp)
+{
+    qp.state = IBV_QPS_RESET;
+    qp.attr = {};
+    qp.attr.cap = qp.init.cap;
+    qp.attr.port_num = 1;
+    qp.attr.path_mtu = IBV_MTU_1024;
+    qp.dmac = {};
+    qp.path = {};
+    qp.mtu = 0;
+    Timer timer = qp.req.timer;
+    qp.req = {};
+    qp.req.timer = timer; // its entry is still queued
+    _ctx.set_timer(qp, no_deadline);
+    qp.resp = {};
+}
+
+int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac& dmac)
+{
+    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp->state) {
+        return EINVAL;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
+    if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
+        check_attributes(attr, mask, _ctx.limits) != 0) {
+        return EINVAL;
+    }
+    if (mask & IBV_QP_AV) {
+        Path path = _ctx.path_of({attr.ah_attr, dmac}, qp->qpn, attr.dest_qp_num);
+        if (!path.valid()) {
+            return EINVAL; // no such GID
+        }
+        qp->path = path;
+        qp->dmac = dmac;
+    }
+    merge_attributes(qp->attr, attr, mask);
+    return enter_state(*qp, to);
+}
+
+int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
+{
+    ibv_qp_state from = qp.state;
+    switch (to) {
+    case IBV_QPS_RESET:
+        reset_qp(qp);
+        return 0;
+    case IBV_QPS_ERR:
+        if (from == IBV_QPS_RESET) {
+            qp.state = to;
+        }
+        enter_error(_ctx, qp);
+        return 0;
+    case IBV_QPS_RTR:
+        if (from == IBV_QPS_INIT) {
+            qp.mtu = mtu_bytes(qp.attr.path_mtu);
+            Responder::start(qp);
+        }
+        break;
+    case IBV_QPS_RTS:
+        if (from == IBV_QPS_RTR) {
+            Requester::start(qp);
+        }
+        break;
+    default:
+        break;
+    }
+    qp.state = to;
+    if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.sq.empty() &&
+        qp.attr.en_sqd_async_notify) {
+        qp.attr.en_sqd_async_notify = 0;
+        _ctx.client->async_event(IBV_EVENT_SQ_DRAINED, qp.id);
+    }
+    _ctx.schedule(qp);
+    return 0;
+}
+
+int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
+{
+    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    attr = qp->attr;
+    attr.qp_state = qp->state;
+    attr.cur_qp_state = qp->state;
+    attr.sq_psn = qp->req.next_psn;
+    attr.rq_psn = qp->resp.epsn;
+    attr.sq_draining = qp->state == IBV_QPS_SQD && !qp->req.sq.empty();
+    dmac = qp->dmac;
+    return 0;
+}
+
+int Engine::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type)
+{
+    // An address comes with the NIC's interface, whose MAC may be new.
+    _ctx.mac = _ctx.link.mac();
+    return _ctx.gids.add(index, gid, type);
+}
+
+int Engine::del_gid(uint32_t index)
+{
+    return _ctx.gids.remove(index);
+}
+
+void Engine::send_doorbell(uint32_t id)
+{
+    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    if (!qp) {
+        ++_ctx.stats.guest_doorbell_errors;
+        return;
+    }
+    if (qp->state == IBV_QPS_ERR || qp->state == IBV_QPS_SQE) {
+        flush_send_queue(_ctx, *qp);
+    } else {
+        _ctx.schedule(*qp);
+    }
+}
+
+void Engine::recv_doorbell(uint32_t id)
+{
+    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    if (!qp) {
+        ++_ctx.stats.guest_doorbell_errors;
+        return;
+    }
+    // Receive requests are taken when a message needs one.
+    if (qp->state == IBV_QPS_ERR) {
+        flush_receive_queue(_ctx, *qp);
+    }
+}
+
+} // namespace rdma::roce

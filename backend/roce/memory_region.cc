@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "memory_region.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+namespace rdma::roce {
+
+namespace {
+
+constexpr unsigned key_variant_bits = 8;
+
+// How many pages [iova, iova + length) touches; length > 0 and no overflow.
+uint64_t pages_touched(uint64_t iova, uint64_t length)
+{
+    return (iova % page_size + length - 1) / page_size + 1;
+}
+
+// A DMA region is all of guest memory, without a page list.
+bool is_range_ok(uint64_t address, uint64_t length)
+{
+    return length == 0 || address + length - 1 >= address;
+}
+
+// Calls piece(address, skipped, n) for every run of bytes [offset, offset + size) that
+// lies in one entry; skipped is how far into the request it is.
+template <typename Fn>
+bool for_each_piece(std::span<const ibv_sge> sges, uint64_t offset, uint64_t size, Fn&& piece)
+{
+    uint64_t done = 0;
+    for (const ibv_sge& sge : sges) {
+        if (done == size) {
+            break;
+        }
+        if (offset >= sge.length) {
+            offset -= sge.length;
+            continue;
+        }
+        uint64_t n = std::min<uint64_t>(sge.length - offset, size - done);
+        if (!piece(sge, sge.addr + offset, done, n)) {
+            return false;
+        }
+        offset = 0;
+        done += n;
+    }
+    return done == size;
+}
+
+} // namespace
+
+MemoryRegions::MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory)
+    // Id 0 is kept free so that no region has key 0.
+    : _max_mr_size(max_mr_size), _memory(memory), _table(max_mr, 1)
+{}
+
+void MemoryRegions::clear()
+{
+    _table.clear();
+}
+
+Result<MrKeys> MemoryRegions::add(const MrInit& init)
+{
+    MemoryRegion mr{init.kind, init.pd, 0, true, init.access, 0, 0, 0, {}};
+    switch (init.kind) {
+    case MrInit::Kind::user:
+        // Remote write and atomic need local write (11.2.8.2).
+        if (init.length == 0 || init.length > _max_mr_size ||
+            !is_range_ok(init.iova, init.length) ||
+            init.pages.size() != pages_touched(init.iova, init.length) ||
+            ((init.access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) != 0 &&
+             (init.access & IBV_ACCESS_LOCAL_WRITE) == 0)) {
+            return std::unexpected(EINVAL);
+        }
+        mr.iova = init.iova;
+        mr.length = init.length;
+        mr.pages.assign(init.pages.begin(), init.pages.end());
+        break;
+    case MrInit::Kind::dma:
+        if (init.access & ~IBV_ACCESS_LOCAL_WRITE) {
+            return std::unexpected(EINVAL);
+        }
+        mr.length = UINT64_MAX;
+        break;
+    case MrInit::Kind::fast_reg:
+        if (init.max_pages == 0 || init.max_pages > max_fast_reg_pages) {
+            return std::unexpected(EINVAL);
+        }
+        mr.max_pages = init.max_pages;
+        mr.pages.reserve(init.max_pages);
+        mr.valid = false;
+        break;
+    }
+    auto [slot, id] = _table.emplace(std::move(mr));
+    if (!slot) {
+        return std::unexpected(ENOMEM);
+    }
+    slot->key = id << key_variant_bits | _variant++;
+    return MrKeys{id, slot->key, slot->key};
+}
+
+int MemoryRegions::remove(uint32_t id)
+{
+    return _table.erase(id) ? 0 : ENOENT;
+}
+
+const MemoryRegion* MemoryRegions::find(uint32_t key) const
+{
+    const MemoryRegion* mr = _table.find(key >> key_variant_bits);
+    return mr && mr->key == key ? mr : nullptr;
+}
+
+bool MemoryRegions::fast_register(const FastRegistration& request, uint32_t pd)
+{
+    // The consumer may change the variant (11.2.8.4), so look the id up only.
+    MemoryRegion* mr = _table.find(request.key >> key_variant_bits);
+    if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || mr->valid ||
+        request.pages.empty() || request.pages.size() > mr->max_pages || request.length == 0 ||
+        !is_range_ok(request.iova, request.length) ||
+        pages_touched(request.iova, request.length) > request.pages.size()) {
+        return false;
+    }
+    mr->key = request.key;
+    mr->access = request.access;
+    mr->iova = request.iova;
+    mr->length = request.length;
+    mr->pages.assign(request.pages.begin(), request.pages.end());
+    mr->valid = true;
+    return true;
+}
+
+bool MemoryRegions::invalidate(uint32_t key, uint32_t pd)
+{
+    auto* mr = const_cast<MemoryRegion*>(find(key));
+    if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || !mr->valid) {
+        return false;
+    }
+    mr->valid = false;
+    mr->pages.clear();
+    return true;
+}
+
+const MemoryRegion* MemoryRegions::check(uint32_t key, uint32_t pd, uint64_t address,
+                                         uint64_t length, int access) const
+{
+    const MemoryRegion* mr = find(key);
+    if (!mr || !mr->valid || mr->pd != pd || (access & ~mr->access) != 0) {
+        return nullptr;
+    }
+    if (!is_range_ok(address, length) || address < mr->iova || length > mr->length ||
+        address - mr->iova > mr->length - length) {
+        return nullptr;
+    }
+    return mr;
+}
+
+bool MemoryRegions::check(std::span<const ibv_sge> sges, uint32_t pd, int access) const
+{
+    return std::ranges::all_of(sges, [&](const ibv_sge& sge) {
+        return sge.length == 0 || check(sge.lkey, pd, sge.addr, sge.length, access) != nullptr;
+    });
+}
+
+bool MemoryRegions::read(const MemoryRegion& mr, uint64_t address, std::span<std::byte> out) const
+{
+    if (mr.kind == MrInit::Kind::dma) {
+        return _memory.read(address, out);
+    }
+    while (!out.empty()) {
+        uint64_t n = std::min<uint64_t>(out.size(), page_size - address % page_size);
+        if (!_memory.read(mr.gpa_of(address), out.first(n))) {
+            return false;
+        }
+        out = out.subspan(n);
+        address += n;
+    }
+    return true;
+}
+
+bool MemoryRegions::write(const MemoryRegion& mr, uint64_t address, std::span<const std::byte> in)
+{
+    if (mr.kind == MrInit::Kind::dma) {
+        return _memory.write(address, in);
+    }
+    while (!in.empty()) {
+        uint64_t n = std::min<uint64_t>(in.size(), page_size - address % page_size);
+        if (!_memory.write(mr.gpa_of(address), in.first(n))) {
+            return false;
+        }
+        in = in.subspan(n);
+        address += n;
+    }
+    return true;
+}
+
+bool MemoryRegions::gather(std::span<const ibv_sge> sges, uint32_t pd, uint64_t offset,
+                           std::span<std::byte> out) const
+{
+    return for_each_piece(
+        sges, offset, out.size(),
+        [&](const ibv_sge& sge, uint64_t address, uint64_t at, uint64_t n) {
+            const MemoryRegion* mr = check(sge.lkey, pd, address, n, 0);
+            return mr && read(*mr, address, out.subspan(at, n));
+        });
+}
+
+bool MemoryRegions::scatter(std::span<const ibv_sge> sges, uint32_t pd, uint64_t offset,
+                            std::span<const std::byte> in)
+{
+    return for_each_piece(
+        sges, offset, in.size(),
+        [&](const ibv_sge& sge, uint64_t address, uint64_t at, uint64_t n) {
+            const MemoryRegion* mr = check(sge.lkey, pd, address, n, IBV_ACCESS_LOCAL_WRITE);
+            return mr && write(*mr, address, in.subspan(at, n));
+        });
+}
+
+} // namespace rdma::roce

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Memory regions of the roce backend: keys, access rights, and copies between
+// guest memory and packets through them.
+//
+// A key is the region's id in bits 31..8 and a variant in bits 7..0, which a
+// fast registration may change and which differs from use to use of an id, so
+// that a stale key does not reach a new region. L_Key and R_Key are the same.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend.h"
+#include "guest_memory.h"
+#include "handle_table.h"
+
+namespace rdma::roce {
+
+struct MemoryRegion {
+    MrInit::Kind kind;
+    uint32_t pd;
+    uint32_t key;
+    bool valid; // false: fast_reg region that is not registered (or invalidated)
+    int access;
+    uint64_t iova;
+    uint64_t length;
+    uint32_t max_pages;
+    std::vector<uint64_t> pages; // GPA of each 4 KiB page from iova's on
+
+    // The GPA of address, which is in range, and bytes up to the page's end.
+    uint64_t gpa_of(uint64_t address) const
+    {
+        uint64_t from_first_page = address - (iova & ~(page_size - 1));
+        return pages[from_first_page / page_size] + from_first_page % page_size;
+    }
+};
+
+// A fast registration (11.2.8.4), taken from a SendRequest.
+struct FastRegistration {
+    uint64_t iova;
+    uint64_t length;
+    uint32_t key;
+    int access;
+    std::vector<uint64_t> pages;
+};
+
+class MemoryRegions {
+public:
+    MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory);
+
+    Result<MrKeys> add(const MrInit& init);
+    int remove(uint32_t id);
+    void clear();
+
+    // Executes a fast registration WR / an invalidation, on behalf of a QP of
+    // that PD. False: the request is not allowed.
+    [[nodiscard]] bool fast_register(const FastRegistration& request, uint32_t pd);
+    [[nodiscard]] bool invalidate(uint32_t key, uint32_t pd);
+
+    // The region that key names, if it belongs to pd, is valid, grants every
+    // right in access (ibv_access_flags) and holds [address, address + length).
+    const MemoryRegion* check(uint32_t key, uint32_t pd, uint64_t address, uint64_t length,
+                              int access) const;
+
+    // Whether all of a scatter/gather list may be used. access: 0 to read from
+    // it, IBV_ACCESS_LOCAL_WRITE to write to it.
+    bool check(std::span<const ibv_sge> sges, uint32_t pd, int access) const;
+
+    // Copies between bytes [offset, offset + size) of a list and a buffer.
+    // False where a region has gone or its pages are no guest memory.
+    [[nodiscard]] bool gather(std::span<const ibv_sge> sges, uint32_t pd, uint64_t offset,
+                              std::span<std::byte> out) const;
+    [[nodiscard]] bool scatter(std::span<const ibv_sge> sges, uint32_t pd, uint64_t offset,
+                               std::span<const std::byte> in);
+
+    // Copies at one address of one region that check() has returned.
+    [[nodiscard]] bool read(const MemoryRegion& mr, uint64_t address,
+                            std::span<std::byte> out) const;
+    [[nodiscard]] bool write(const MemoryRegion& mr, uint64_t address,
+                             std::span<const std::byte> in);
+
+    size_t size() const { return _table.size(); }
+
+private:
+    const MemoryRegion* find(uint32_t key) const;
+
+    uint64_t _max_mr_size;
+    GuestMemory& _memory;
+    HandleTable<MemoryRegion> _table;
+    uint8_t _variant = 0;
+};
+
+} // namespace rdma::roce

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The state of a queue pair: all there is of it, and nothing else of it lies
+// anywhere, so that it can be saved between any two packets.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "growing_ring.h"
+#include "memory_region.h"
+#include "packet.h"
+#include "timer_queue.h"
+
+namespace rdma::roce {
+
+// A send work request that the requester has accepted.
+struct SendWqe {
+    uint64_t wr_id;
+    int opcode; // ibv_wr_opcode or wr_fast_reg
+    unsigned send_flags;
+    bool signaled;
+    bool initiated;       // its first packet has been sent (or it was executed)
+    ibv_wc_status status; // other than success: what it completes with at its turn
+    uint32_t immediate;   // immediate data, or the key to invalidate
+    uint64_t remote_address;
+    uint32_t rkey;
+    uint64_t compare_add;
+    uint64_t swap;
+    uint32_t remote_qpn; // UD
+    uint32_t remote_qkey;
+    AddressVector av;
+    std::vector<ibv_sge> sges;
+    FastRegistration fast_reg; // wr_fast_reg
+    uint64_t length;      // bytes
+    uint32_t first_psn;
+    uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation
+
+    bool is_read() const { return opcode == IBV_WR_RDMA_READ; }
+    bool is_atomic() const
+    {
+        return opcode == IBV_WR_ATOMIC_CMP_AND_SWP || opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
+    }
+    bool has_response() const { return is_read() || is_atomic(); }
+    uint32_t end_psn() const { return psn_add(first_psn, num_packets); }
+};
+
+// IBTA vol. 1, 9.7: the requester half of an RC or UC QP; of a UD QP only sq
+// and cursor are used.
+struct RequesterState {
+    GrowingRing<SendWqe> sq; // accepted, not completed, oldest first
+    size_t cursor = 0;       // in sq: the WQE to send from next
+    uint32_t next_psn = 0;   // of the next WQE accepted
+    uint32_t send_psn = 0;   // of the next packet; behind max_psn while sending again
+    uint32_t max_psn = 0;    // one past the highest PSN ever sent
+    uint32_t una_psn = 0;    // oldest not acknowledged
+    uint32_t since_ack_request = 0; // packets sent since AckReq was last set
+    unsigned outstanding_reads = 0; // initiated READs and atomics not completed
+    uint8_t retries_left = 0;
+    uint8_t rnr_retries_left = 0;
+    bool rnr_wait = false;   // the timer is an RNR timer, not the transport timer
+    bool recovering = false; // gone back already for what una_psn waits for
+    Timer timer;
+};
+
+// A READ or atomic request executed, for when its duplicate comes.
+struct ResponderResource {
+    bool atomic;
+    uint32_t first_psn;
+    uint32_t num_packets;
+    uint64_t original; // atomic: the value before
+};
+
+// What the responder has yet to send, in order.
+struct Response {
+    enum class Kind : uint8_t { read, atomic, nak } kind;
+    uint8_t syndrome;   // nak (of any type)
+    uint32_t psn;       // of the next packet
+    uint32_t remaining_packets;
+    bool started;       // read: its first packet is out
+    uint64_t address;   // read: of the next packet
+    uint32_t rkey;
+    uint32_t remaining; // read: bytes
+    uint64_t original;  // atomic
+};
+
+// IBTA vol. 1, 9.7.5 and 9.8.3: the responder half of a QP.
+struct ResponderState {
+    enum class Message : uint8_t { none, send, write };
+
+    uint32_t epsn = 0; // expected
+    uint32_t msn = 0;
+    Message message = Message::none; // the one that is partly received
+    bool drop_message = false; // UC: until the next first packet (9.8.2.2)
+    bool nak_sent = false;     // until a packet with epsn comes
+    bool ack_pending = false;
+    bool communication_established = false;
+    // The receive request in use.
+    bool have_recv = false;
+    RecvRequest recv;
+    uint64_t recv_length = 0; // bytes its entries hold
+    uint64_t received = 0;    // bytes of this message
+    // The RDMA WRITE in progress.
+    uint64_t write_address = 0;
+    uint32_t write_rkey = 0;
+    uint32_t write_remaining = 0;
+    GrowingRing<ResponderResource> resources; // at most max_dest_rd_atomic, newest last
+    GrowingRing<Response> responses;
+};
+
+struct QueuePair {
+    uint32_t id = 0;
+    uint32_t qpn = 0;
+    QpInit init;
+    ibv_qp_state state = IBV_QPS_RESET;
+    ibv_qp_attr attr{}; // as set by modify_qp
+    Mac dmac{};
+    Path path; // connected QPs from RTR on
+    uint32_t mtu = 0; // bytes
+    bool scheduled = false; // in the engine's list of QPs with something to send
+    RequesterState req;
+    ResponderState resp;
+
+    bool is_datagram() const { return init.type == IBV_QPT_UD; }
+    bool is_reliable() const { return init.type == IBV_QPT_RC; }
+    uint8_t transport() const
+    {
+        return is_datagram() ? transport_ud : is_reliable() ? transport_rc : transport_uc;
+    }
+    bool can_receive() const
+    {
+        return state == IBV_QPS_RTR || state == IBV_QPS_RTS || state == IBV_QPS_SQD ||
+               state == IBV_QPS_SQE;
+    }
+    bool can_send() const { return state == IBV_QPS_RTS || state == IBV_QPS_SQD; }
+};
+
+} // namespace rdma::roce

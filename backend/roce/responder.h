@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The responder of RC and UC queue pairs (IBTA vol. 1, 9.7.3, 9.7.4, 9.7.5.1
+// and 9.8.2.2): carries out a peer's requests in PSN order.
+#pragma once
+
+#include "context.h"
+
+namespace rdma::roce {
+
+class Responder {
+public:
+    explicit Responder(Context& context) : _ctx(context) {}
+
+    void handle_request(QueuePair& qp, const Packet& packet);
+    // Sends the next response packet. False: there is none.
+    bool transmit(QueuePair& qp);
+    // Fresh from modify_qp to RTR: PSNs from attr.rq_psn.
+    static void start(QueuePair& qp);
+
+private:
+    // Why a request is refused: what its sender is told, and what becomes of
+    // the receive request in use, if any.
+    struct Refusal {
+        uint8_t syndrome;
+        ibv_wc_status receive_status;
+        ibv_event_type event; // where there is no receive request
+    };
+
+    bool check_sequence(QueuePair& qp, const Packet& packet);
+    void handle_duplicate(QueuePair& qp, const Packet& packet);
+    void execute(QueuePair& qp, const Packet& packet);
+    void execute_send(QueuePair& qp, const Packet& packet);
+    void execute_write(QueuePair& qp, const Packet& packet);
+    void execute_read(QueuePair& qp, const Packet& packet);
+    void execute_atomic(QueuePair& qp, const Packet& packet);
+    // The receive request for a message; false: none yet, or refused.
+    bool need_recv(QueuePair& qp, const Packet& packet, bool for_data);
+    void finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcode opcode,
+                        uint64_t byte_len);
+    void accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done);
+    void remember(QueuePair& qp, const ResponderResource& resource);
+    void push_nak(QueuePair& qp, uint8_t syndrome);
+    void refuse(QueuePair& qp, const Refusal& refusal);
+    void truncate_responses(QueuePair& qp, uint32_t psn);
+    void push_read(QueuePair& qp, const Packet& packet, uint32_t packets);
+    void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
+
+    Context& _ctx;
+};
+
+} // namespace rdma::roce

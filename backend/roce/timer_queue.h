@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Deadlines of queue pairs, one each. Putting a deadline off, which happens
+// with every acknowledgement, costs nothing: the queue's entry stays at the
+// earlier time and is put back when it comes up.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace rdma::roce {
+
+inline constexpr int64_t no_deadline = std::numeric_limits<int64_t>::max();
+
+// The part of it in each queue pair.
+struct Timer {
+    int64_t deadline = no_deadline; // nanoseconds
+    int64_t queued = no_deadline;   // the entry that stands for it
+};
+
+class TimerQueue {
+public:
+    // id names the owner of timer.
+    void set(Timer& timer, uint32_t id, int64_t deadline)
+    {
+        timer.deadline = deadline;
+        if (deadline < timer.queued) {
+            timer.queued = deadline;
+            _heap.push_back({deadline, id});
+            std::ranges::push_heap(_heap, later);
+        }
+    }
+
+    // When expire() should be called next; may be early, never late.
+    int64_t next() const { return _heap.empty() ? no_deadline : _heap.front().deadline; }
+
+    // Calls fire(id) for every deadline that has come. find(id) is the timer
+    // of an owner, or null when it has gone.
+    template <typename Find, typename Fire>
+    void expire(int64_t now, Find&& find, Fire&& fire)
+    {
+        while (!_heap.empty() && _heap.front().deadline <= now) {
+            Entry entry = _heap.front();
+            std::ranges::pop_heap(_heap, later);
+            _heap.pop_back();
+            Timer* timer = find(entry.id);
+            if (!timer || timer->queued != entry.deadline) {
+                continue; // superseded by an earlier entry, or the owner has gone
+            }
+            timer->queued = no_deadline;
+            if (timer->deadline > now) {
+                if (timer->deadline != no_deadline) {
+                    set(*timer, entry.id, timer->deadline);
+                }
+                continue;
+            }
+            timer->deadline = no_deadline;
+            fire(entry.id);
+        }
+    }
+
+    void clear() { _heap.clear(); }
+
+private:
+    struct Entry {
+        int64_t deadline;
+        uint32_t id;
+    };
+    static bool later(const Entry& a, const Entry& b) { return a.deadline > b.deadline; }
+    std::vector<Entry> _heap;
+};
+
+} // namespace rdma::roce

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a virtual RDMA device of either kind is to the C boundary
+// (rdma_device.cc), and what the boundary lends it.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "rdma_device.h"
+
+namespace rdma {
+
+// The host, as a device model sees it: RdmaHostOps without the network, which
+// belongs to the backend.
+class DeviceHost {
+public:
+    virtual void raise_irq(unsigned vector) = 0;
+    virtual void set_intx(bool level) = 0;
+    virtual RdmaNicInfo nic_info() = 0;
+    virtual void log(int level, std::string_view message) = 0;
+
+protected:
+    ~DeviceHost() = default;
+};
+
+class Device {
+public:
+    virtual ~Device() = default;
+    // As after power-on; also resets the backend.
+    virtual void reset() = 0;
+    virtual uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) = 0;
+    virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
+    // The NIC's carrier has changed: port events.
+    virtual void link_changed() = 0;
+};
+
+} // namespace rdma

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "executor.h"
+
+#include <algorithm>
+
+namespace rdma {
+
+bool Executor::receive(std::span<const uint8_t> frame)
+{
+    if (!_engine->wants(frame)) {
+        return false;
+    }
+    if (_running) {
+        if (_waiting.size() >= max_waiting || frame.size() > roce::max_frame) {
+            ++_stats.drop_congestion;
+            return true;
+        }
+        Frame& copy = _waiting.push_back();
+        std::ranges::copy(frame, copy.bytes.begin());
+        copy.size = frame.size();
+        return true;
+    }
+    _engine->receive(frame, _ops.now(_opaque));
+    run();
+    return true;
+}
+
+void Executor::timer()
+{
+    _deadline = roce::no_deadline;
+    _engine->advance(_ops.now(_opaque));
+    run();
+}
+
+void Executor::tx_ready()
+{
+    _engine->tx_ready();
+    run();
+}
+
+void Executor::run()
+{
+    if (_running) {
+        return;
+    }
+    _running = true;
+    int64_t now = _ops.now(_opaque);
+    unsigned left = budget;
+    do {
+        while (!_waiting.empty()) {
+            Frame frame = _waiting.front();
+            _waiting.pop_front();
+            _engine->receive(std::span(frame.bytes).first(frame.size), now);
+        }
+        unsigned share = std::min(left, 64u);
+        _engine->run(now, share);
+        left -= share;
+    } while (left > 0 && (_engine->has_work() || !_waiting.empty()));
+    _running = false;
+    update_timer();
+}
+
+void Executor::update_timer()
+{
+    // Out of budget with work left: go on from the timer, at once.
+    int64_t deadline =
+        _engine->has_work() || !_waiting.empty() ? _ops.now(_opaque) : _engine->next_deadline();
+    if (deadline != _deadline) {
+        _deadline = deadline;
+        _ops.set_timer(_opaque, deadline);
+    }
+}
+
+void Executor::reset()
+{
+    _waiting.clear();
+    _engine->tx_ready();
+    update_timer();
+}
+
+bool Executor::send(std::span<const uint8_t> frame)
+{
+    return _ops.send_packet(_opaque, frame.data(), frame.size());
+}
+
+Mac Executor::mac()
+{
+    RdmaNicInfo info{};
+    _ops.nic_info(_opaque, &info);
+    Mac mac;
+    std::ranges::copy(info.mac, mac.begin());
+    return mac;
+}
+
+} // namespace rdma

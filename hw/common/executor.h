@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Who runs the engine, and when: to completion, in whichever thread brings it
+// work. A doorbell sends at once and a packet that arrives is answered at
+// once; there is no hand-off between threads.
+//
+// The thread holds the host's device lock, which QEMU's network layer asks for
+// in any case; no other lock is taken.
+#pragma once
+
+#include <array>
+#include <span>
+
+#include "engine.h"
+#include "growing_ring.h"
+#include "rdma_device.h"
+
+namespace rdma {
+
+class Executor final : public roce::Link {
+public:
+    Executor(const RdmaHostOps& ops, void* opaque, Statistics& stats)
+        : _ops(ops), _opaque(opaque), _stats(stats)
+    {}
+    void attach(roce::Engine& engine) { _engine = &engine; }
+
+    // A frame on its way to the NIC. True: it was for the engine.
+    bool receive(std::span<const uint8_t> frame);
+    // The deadline has come, the network takes frames again, or a doorbell may
+    // have brought work.
+    void timer();
+    void tx_ready();
+    void run_if_needed()
+    {
+        if (_engine->has_work()) {
+            run();
+        }
+    }
+    // After reset of the engine: forgets what waits.
+    void reset();
+
+    bool send(std::span<const uint8_t> frame) override;
+    Mac mac() override;
+
+private:
+    void run();
+    void update_timer();
+
+    // Packets sent before the thread is given back to what it was doing.
+    static constexpr unsigned budget = 512;
+    // Frames that come while the engine is sending (a network that delivers
+    // within its send), kept until it is done.
+    static constexpr size_t max_waiting = 256;
+    struct Frame {
+        std::array<uint8_t, roce::max_frame> bytes;
+        size_t size;
+    };
+
+    const RdmaHostOps _ops;
+    void* _opaque;
+    Statistics& _stats;
+    roce::Engine* _engine = nullptr;
+    GrowingRing<Frame> _waiting;
+    bool _running = false;
+    int64_t _deadline = roce::no_deadline; // as last given to set_timer
+};
+
+} // namespace rdma

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "qemu/osdep.h"
+#include <sched.h>
+#include <sys/syscall.h>
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qom/object.h"
+#include "hw/net/vmxnet3_defs.h"
+#include "hw/pci/pci.h"
+#include "net/queue.h"
+#include "net/vhost_net.h"
+#include "system/runstate.h"
+#include "rdma_nic.h"
+
+#define TYPE_FILTER_RDMA "filter-rdma"
+OBJECT_DECLARE_SIMPLE_TYPE(FilterRdma, FILTER_RDMA)
+
+struct FilterRdma {
+    NetFilterState parent_obj;
+    RdmaNic *nic;
+};
+
+static QLIST_HEAD(, RdmaNic) rdma_nics = QLIST_HEAD_INITIALIZER(rdma_nics);
+
+static RdmaNic *rdma_nic_of(NetClientState *nc)
+{
+    RdmaNic *nic;
+
+    QLIST_FOREACH(nic, &rdma_nics, next) {
+        if (nic->nc == nc) {
+            return nic;
+        }
+    }
+    return NULL;
+}
+
+/* Frames */
+
+static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
+                                       NetClientState *sender, unsigned flags,
+                                       const struct iovec *iov, int iovcnt,
+                                       NetPacketSent *sent_cb)
+{
+    FilterRdma *f = FILTER_RDMA(nf);
+    size_t size = iov_size(iov, iovcnt);
+    size_t skip = flags & QEMU_NET_PACKET_FLAG_RAW ?
+                  0 : qemu_get_vnet_hdr_len(nf->netdev);
+    g_autofree uint8_t *linear = NULL;
+    const uint8_t *frame;
+
+    /* Only what comes from the network; guest memory rests with the VM. */
+    if (sender != nf->netdev || !f->nic || size <= skip ||
+        !runstate_is_running()) {
+        return 0;
+    }
+    if (iovcnt == 1) {
+        frame = iov->iov_base;
+    } else {
+        linear = g_malloc(size);
+        iov_to_buf(iov, iovcnt, 0, linear, size);
+        frame = linear;
+    }
+    return rdma_device_receive(f->nic->device, frame + skip, size - skip) ?
+           size : 0;
+}
+
+static void rdma_nic_sent(NetClientState *nc, ssize_t len)
+{
+    RdmaNic *nic = rdma_nic_of(nc);
+
+    if (nic) {
+        rdma_device_tx_ready(nic->device);
+    }
+}
+
+bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
+{
+    static const uint8_t no_offload[64];
+    int header = qemu_get_vnet_hdr_len(nic->nc->peer);
+    struct iovec iov[2] = {
+        { .iov_base = (void *)no_offload, .iov_len = header },
+        { .iov_base = (void *)frame, .iov_len = size },
+    };
+
+    if (header == 0) {
+        return qemu_send_packet_async(nic->nc, frame, size,
+                                      rdma_nic_sent) != 0;
+    }
+    return qemu_sendv_packet_async(nic->nc, iov, 2, rdma_nic_sent) != 0;
+}
+
+void rdma_nic_info(RdmaNic *nic, RdmaNicInfo *info)
+{
+    NICState *state = qemu_get_nic(nic->nc);
+
+    memcpy(info->mac, state->conf->macaddr.a, sizeof(info->mac));
+    info->link_up = !nic->nc->link_down;
+    info->mtu = 0;
+    if (object_dynamic_cast(OBJECT(nic->pci), TYPE_VMXNET3)) {
+        info->mtu = VMXNET3(nic->pci)->mtu;
+    }
+}
+
+static void rdma_nic_link_status_changed(NetClientState *nc)
+{
+    RdmaNic *nic = rdma_nic_of(nc);
+
+    if (nic->original_info->link_status_changed) {
+        nic->original_info->link_status_changed(nc);
+    }
+    rdma_device_link_changed(nic->device);
+}
+
+/* The filter object */
+
+static void filter_rdma_setup(NetFilterState *nf, Error **errp)
+{
+}
+
+static void filter_rdma_cleanup(NetFilterState *nf)
+{
+    FilterRdma *f = FILTER_RDMA(nf);
+
+    if (f->nic) {
+        f->nic->filter = NULL;
+        f->nic = NULL;
+    }
+}
+
+static void filter_rdma_class_init(ObjectClass *klass, void *data)
+{
+    NetFilterClass *nfc = NETFILTER_CLASS(klass);
+
+    nfc->setup = filter_rdma_setup;
+    nfc->cleanup = filter_rdma_cleanup;
+    nfc->receive_iov = filter_rdma_receive_iov;
+}
+
+static const TypeInfo filter_rdma_info = {
+    .name = TYPE_FILTER_RDMA,
+    .parent = TYPE_NETFILTER,
+    .instance_size = sizeof(FilterRdma),
+    .class_init = filter_rdma_class_init,
+};
+
+static void filter_rdma_register_types(void)
+{
+    type_register_static(&filter_rdma_info);
+}
+
+type_init(filter_rdma_register_types)
+
+/* Attaching */
+
+/*
+ * A guest that polls keeps its vCPU threads always running; packets are
+ * handled by the main thread, which sleeps in between. Where there are more
+ * such threads than CPUs, Linux's scheduler lets a running thread finish its
+ * slice (about 3 ms) before the main thread gets its turn, unless the main
+ * thread has asked for a shorter slice (Linux 6.12 and later; elsewhere this
+ * does nothing).
+ */
+static void rdma_nic_ask_for_short_slice(void)
+{
+#ifdef __NR_sched_setattr
+    struct {
+        uint32_t size;
+        uint32_t policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime; /* nanoseconds */
+        uint64_t deadline;
+        uint64_t period;
+    } attr = { .size = sizeof(attr) };
+
+    if (syscall(__NR_sched_getattr, 0, &attr, sizeof(attr), 0) == 0 &&
+        attr.policy == SCHED_OTHER) {
+        attr.runtime = 100 * 1000;
+        syscall(__NR_sched_setattr, 0, &attr, 0);
+    }
+#endif
+}
+
+static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
+{
+    PCIDevice *fn0 = pci_get_function_0(pci_dev);
+    int slot = PCI_SLOT(pci_dev->devfn);
+    g_autofree char *netdev = NULL;
+    NetClientState *peer;
+
+    if (!fn0 || fn0 == pci_dev ||
+        !object_property_find(OBJECT(fn0), "netdev")) {
+        error_setg(errp, "function 0 of PCI slot %d is not a network card",
+                   slot);
+        error_append_hint(errp, "The device shares the slot and the network "
+                          "of a network card that is given before it:\n"
+                          "  -device vmxnet3,netdev=ID,addr=%d.0,"
+                          "multifunction=on -device pvrdma,addr=%d.1\n",
+                          slot, slot);
+        return NULL;
+    }
+    netdev = object_property_get_str(OBJECT(fn0), "netdev", NULL);
+    peer = netdev && *netdev ? qemu_find_netdev(netdev) : NULL;
+    if (!peer || !peer->peer) {
+        error_setg(errp, "the network card in function 0 of PCI slot %d is "
+                   "not connected to a network: give it a netdev=", slot);
+        return NULL;
+    }
+    if (get_vhost_net(peer)) {
+        error_setg(errp, "network '%s' passes packets by vhost, where the "
+                   "RDMA device cannot see them: set vhost=off", netdev);
+        return NULL;
+    }
+    return peer->peer;
+}
+
+bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
+                     Error **errp)
+{
+    Object *filter;
+
+    nic->nc = rdma_nic_find(pci_dev, errp);
+    if (!nic->nc) {
+        return false;
+    }
+    nic->pci = pci_get_function_0(pci_dev);
+    nic->device = device;
+
+    filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(pci_dev),
+                                   "rdma-filter", errp,
+                                   "netdev", nic->nc->peer->name, NULL);
+    if (!filter) {
+        return false;
+    }
+    nic->filter = NETFILTER(filter);
+    FILTER_RDMA(filter)->nic = nic;
+
+    /* To hear of set_link. */
+    nic->original_info = nic->nc->info;
+    nic->info = *nic->original_info;
+    nic->info.link_status_changed = rdma_nic_link_status_changed;
+    nic->nc->info = &nic->info;
+    QLIST_INSERT_HEAD(&rdma_nics, nic, next);
+    rdma_nic_ask_for_short_slice();
+    return true;
+}
+
+void rdma_nic_detach(RdmaNic *nic)
+{
+    if (!nic->nc) {
+        return;
+    }
+    QLIST_REMOVE(nic, next);
+    nic->nc->info = nic->original_info;
+    if (nic->filter) {
+        object_unparent(OBJECT(nic->filter));
+    }
+    nic->nc = NULL;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The one header a hypervisor sees: an RDMA device as a C object.
+ *
+ * The host (QEMU's glue, or a test) owns threads, clocks, sockets and
+ * interrupts and lends them to the device through RdmaHostOps. The device
+ * owns registers, rings, queue pairs and the RoCEv2 engine.
+ *
+ * Locking: one thread at a time. Every function below is called with the host's
+ * device lock held (in QEMU: the big lock), and every callback runs under it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct RdmaDevice RdmaDevice;
+
+/* BARs of the PVRDMA function (BAR 0, MSI-X, stays with the hypervisor). */
+enum {
+    RDMA_BAR_REGS = 1, /* registers, RDMA_REGS_BAR_SIZE bytes, 32-bit accesses */
+    RDMA_BAR_UAR = 2,  /* doorbell pages, max_uar * 4096 bytes, 32-bit accesses */
+};
+
+#define RDMA_REGS_BAR_SIZE 4096u
+#define RDMA_UAR_PAGE_SIZE 4096u
+
+/* One contiguous piece of guest RAM or ROM. Regions do not overlap. */
+typedef struct RdmaMemoryRegion {
+    uint64_t gpa;  /* guest-physical address, as the device's DMA sees it */
+    uint64_t size; /* bytes, > 0 */
+    void *hva;     /* where the host has it mapped */
+    bool readonly; /* device writes are refused */
+} RdmaMemoryRegion;
+
+/* What the network card in function 0 is just now. */
+typedef struct RdmaNicInfo {
+    uint8_t mac[6];  /* the address the guest has given it */
+    uint32_t mtu;    /* bytes of an IP packet, 0 if not known */
+    bool link_up;    /* carrier */
+} RdmaNicInfo;
+
+enum { RDMA_LOG_ERROR, RDMA_LOG_WARNING, RDMA_LOG_GUEST_ERROR, RDMA_LOG_TRACE };
+
+/*
+ * What the host lends to the device. No callback may be NULL. Callbacks must not call back
+ * into the device, except that send_packet may lead to
+ * rdma_device_receive(): the device queues such a packet.
+ */
+typedef struct RdmaHostOps {
+    /* Monotonic time in nanoseconds that stands still while the VM is
+     * stopped. */
+    int64_t (*now)(void *opaque);
+    /* Call rdma_device_timer() at this time (same clock as now);
+     * INT64_MAX: never. Replaces the earlier deadline. */
+    void (*set_timer)(void *opaque, int64_t deadline_ns);
+    /* Put one Ethernet frame (no FCS) on the network. True: more may follow.
+     * False: the frame is accepted (queued), but send nothing more before
+     * rdma_device_tx_ready(). */
+    bool (*send_packet)(void *opaque, const uint8_t *frame, size_t size);
+    /* Raise interrupt vector (0 response, 1 async event, 2 completion) when
+     * MSI-X or MSI is on; with INTx, nothing (set_intx drives the pin). */
+    void (*raise_irq)(void *opaque, unsigned vector);
+    /* Level of the INTx pin; ignored by the host when MSI or MSI-X is on. */
+    void (*set_intx)(void *opaque, bool level);
+    /* The device has written guest memory [gpa, gpa + size). */
+    void (*mark_dirty)(void *opaque, uint64_t gpa, uint64_t size);
+    void (*nic_info)(void *opaque, RdmaNicInfo *info);
+    void (*log)(void *opaque, int level, const char *message);
+} RdmaHostOps;
+
+/*
+ * Limits and identity of a PVRDMA device; the names are those of
+ * ibv_device_attr. pvrdma_config_default() fills in VMware's values.
+ */
+typedef struct PvrdmaConfig {
+    uint32_t version;      /* 17..20, PVRDMA_REG_VERSION */
+    uint32_t roce_version; /* 1 or 2 */
+    uint32_t max_qp;       /* 1..65535 */
+    uint32_t max_qp_wr;    /* 1..32768, a power of two */
+    uint32_t max_sge;      /* 1..32 */
+    uint32_t max_cq;       /* 1..65536 */
+    uint32_t max_cqe;      /* 1..4194304, a power of two */
+    uint32_t max_mr;       /* 1..16777215 */
+    uint64_t max_mr_size;  /* bytes, 4096..1 GiB * 512 */
+    uint32_t max_pd;       /* 1..16777215 */
+    uint32_t max_srq;      /* 0..65535 */
+    uint32_t max_srq_wr;   /* 1..32768, a power of two */
+    uint32_t max_srq_sge;  /* 1..32 */
+    uint32_t max_ah;       /* 1.. */
+    uint32_t max_uar;      /* a power of two, 2..65536 */
+    uint32_t gid_tbl_len;  /* 1..256 (an AV names a GID in 8 bits) */
+    uint32_t max_qp_rd_atom;      /* 1..128, responder resources per QP */
+    uint32_t max_qp_init_rd_atom; /* 1..128 */
+    uint64_t node_guid;    /* host byte order; 0: made from the NIC's MAC */
+} PvrdmaConfig;
+
+void pvrdma_config_default(PvrdmaConfig *config);
+
+/*
+ * Create a PVRDMA device with the roce backend. On a bad limit returns NULL
+ * and sets *error to a message (free() it) that names the property with its
+ * valid range.
+ */
+RdmaDevice *pvrdma_device_create(const PvrdmaConfig *config, const RdmaHostOps *ops, void *opaque,
+                                 char **error);
+void rdma_device_destroy(RdmaDevice *device);
+
+/* Cold reset: as after power-on. Guest memory is not touched. */
+void rdma_device_reset(RdmaDevice *device);
+
+uint64_t rdma_device_bar_read(RdmaDevice *device, unsigned bar, uint64_t offset, unsigned size);
+void rdma_device_bar_write(RdmaDevice *device, unsigned bar, uint64_t offset, uint64_t value,
+                           unsigned size);
+
+/* Replace the table of guest memory. The array is copied. */
+void rdma_device_set_memory(RdmaDevice *device, const RdmaMemoryRegion *regions, size_t count);
+/* Report every write through mark_dirty (on) or none (off, as at creation). */
+void rdma_device_set_dirty_log(RdmaDevice *device, bool on);
+
+/* A frame on its way to the guest's NIC. True: it was ours and is consumed. */
+bool rdma_device_receive(RdmaDevice *device, const uint8_t *frame, size_t size);
+/* After send_packet returned false: the network takes frames again. */
+void rdma_device_tx_ready(RdmaDevice *device);
+/* The deadline given to set_timer has come (early calls are harmless). */
+void rdma_device_timer(RdmaDevice *device);
+/* The carrier of the NIC has changed (see nic_info): port events. */
+void rdma_device_link_changed(RdmaDevice *device);
+
+/* Calls visit for every counter, in a fixed order. name is a stable
+ * identifier such as "rx-packets". */
+void rdma_device_statistics(RdmaDevice *device,
+                            void (*visit)(void *opaque, const char *name, uint64_t value),
+                            void *opaque);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Limits of a PVRDMA device: defaults, checks, and what they mean for the
+// backend.
+#include <bit>
+
+#include <fmt/format.h>
+
+#include "pvrdma_device.h"
+
+// VMware's values, as a guest prints them.
+void pvrdma_config_default(PvrdmaConfig* config)
+{
+    *config = {};
+    config->version = 20;
+    config->roce_version = 2;
+    config->max_qp = 32768;
+    config->max_qp_wr = 1024;
+    config->max_sge = 16;
+    config->max_cq = 4096;
+    config->max_cqe = 262144;
+    config->max_mr = 262144;
+    config->max_mr_size = 0xffffffff;
+    config->max_pd = 32768;
+    config->max_srq = 4096;
+    config->max_srq_wr = 4096;
+    config->max_srq_sge = 16;
+    config->max_ah = 65536;
+    config->max_uar = 1024;
+    config->gid_tbl_len = 64;
+    config->max_qp_rd_atom = 16;
+    config->max_qp_init_rd_atom = 16;
+}
+
+namespace rdma {
+
+std::expected<void, std::string> check_config(const PvrdmaConfig& config)
+{
+    struct Range {
+        const char* property;
+        uint64_t value;
+        uint64_t least;
+        uint64_t most;
+        bool power_of_two;
+    };
+    const Range ranges[] = {
+        {"version", config.version, 17, 20, false},
+        {"roce-version", config.roce_version, 1, 2, false},
+        {"max-qp", config.max_qp, 3, 65535, false},
+        {"max-qp-wr", config.max_qp_wr, 1, 32768, true},
+        {"max-sge", config.max_sge, 1, max_sge_limit, false},
+        {"max-cq", config.max_cq, 1, 65536, false},
+        {"max-cqe", config.max_cqe, 1, 4194304, true},
+        {"max-mr", config.max_mr, 2, (1u << 24) - 1, false},
+        {"max-mr-size", config.max_mr_size, page_size, uint64_t{1} << 39, false},
+        {"max-pd", config.max_pd, 1, (1u << 24) - 1, false},
+        {"max-srq", config.max_srq, 0, 65535, false},
+        {"max-srq-wr", config.max_srq_wr, 1, 32768, true},
+        {"max-srq-sge", config.max_srq_sge, 1, max_sge_limit, false},
+        {"max-ah", config.max_ah, 1, INT32_MAX, false},
+        {"max-uar", config.max_uar, 2, 65536, true},
+        {"gid-tbl-len", config.gid_tbl_len, 1, 256, false},
+        {"max-qp-rd-atom", config.max_qp_rd_atom, 1, 128, false},
+        {"max-qp-init-rd-atom", config.max_qp_init_rd_atom, 1, 128, false},
+    };
+    for (const Range& range : ranges) {
+        if (range.value < range.least || range.value > range.most ||
+            (range.power_of_two && !std::has_single_bit(range.value))) {
+            return std::unexpected(fmt::format("property '{}' is {}: it must be {}from {} to {}",
+                                               range.property, range.value,
+                                               range.power_of_two ? "a power of two " : "",
+                                               range.least, range.most));
+        }
+    }
+    if (config.version == 17 && config.roce_version != 1) {
+        return std::unexpected(
+            std::string("property 'version' is 17, which is for 'roce-version' 1 only: "
+                        "it must be from 18 to 20 for RoCE version 2"));
+    }
+    return {};
+}
+
+Limits limits_of(const PvrdmaConfig& config)
+{
+    return {
+        .max_qp = config.max_qp,
+        .max_qp_wr = config.max_qp_wr,
+        .max_sge = config.max_sge,
+        .max_cq = config.max_cq,
+        .max_mr = config.max_mr,
+        .max_mr_size = config.max_mr_size,
+        .max_pd = config.max_pd,
+        .max_srq = config.max_srq,
+        .max_srq_wr = config.max_srq_wr,
+        .gid_tbl_len = config.gid_tbl_len,
+        .max_qp_rd_atom = config.max_qp_rd_atom,
+        .max_qp_init_rd_atom = config.max_qp_init_rd_atom,
+        .qpn_generations = config.version >= 20,
+        .roce_version = config.roce_version,
+    };
+}
+
+} // namespace rdma

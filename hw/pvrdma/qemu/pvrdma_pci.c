@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * -device pvrdma: VMware's paravirtual RDMA function. This file only wires
+ * the C++ core (rdma_device.h) to QEMU.
+ */
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "qemu/error-report.h"
+#include "qemu/log.h"
+#include "qemu/module.h"
+#include "qemu/timer.h"
+#include "hw/pci/msi.h"
+#include "hw/pci/msix.h"
+#include "hw/pci/pci_device.h"
+#include "hw/pci/pci_ids.h"
+#include "hw/qdev-properties.h"
+#include "migration/blocker.h"
+#include "hw/common/qemu/rdma_memory.h"
+#include "hw/common/qemu/rdma_nic.h"
+
+#define TYPE_PVRDMA "pvrdma"
+OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
+
+#define PVRDMA_PCI_DEVICE_ID 0x0820
+#define PVRDMA_REVISION 1
+#define PVRDMA_MSIX_BAR 0
+#define PVRDMA_VECTORS 3
+
+struct PvrdmaState {
+    PCIDevice parent_obj;
+
+    PvrdmaConfig config;
+    char *roce;
+
+    RdmaDevice *device;
+    RdmaMemory memory;
+    RdmaNic nic;
+    MemoryRegion regs;
+    MemoryRegion uar;
+    QEMUTimer *timer;
+    Error *migration_blocker;
+};
+
+/* What the core asks of its host */
+
+static int64_t pvrdma_now(void *opaque)
+{
+    return qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+}
+
+static void pvrdma_set_timer(void *opaque, int64_t deadline_ns)
+{
+    PvrdmaState *s = opaque;
+
+    if (deadline_ns == INT64_MAX) {
+        timer_del(s->timer);
+    } else {
+        timer_mod_ns(s->timer, deadline_ns);
+    }
+}
+
+static bool pvrdma_send_packet(void *opaque, const uint8_t *frame, size_t size)
+{
+    PvrdmaState *s = opaque;
+
+    return rdma_nic_send(&s->nic, frame, size);
+}
+
+static void pvrdma_raise_irq(void *opaque, unsigned vector)
+{
+    PCIDevice *pci_dev = opaque;
+
+    if (msix_enabled(pci_dev)) {
+        msix_notify(pci_dev, vector);
+    } else if (msi_enabled(pci_dev)) {
+        msi_notify(pci_dev, 0);
+    }
+}
+
+static void pvrdma_set_intx(void *opaque, bool level)
+{
+    PCIDevice *pci_dev = opaque;
+
+    if (!msix_enabled(pci_dev) && !msi_enabled(pci_dev)) {
+        pci_set_irq(pci_dev, level);
+    }
+}
+
+static void pvrdma_mark_dirty(void *opaque, uint64_t gpa, uint64_t size)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_memory_mark_dirty(&s->memory, gpa, size);
+}
+
+static void pvrdma_nic_info(void *opaque, RdmaNicInfo *info)
+{
+    PvrdmaState *s = opaque;
+
+    if (s->nic.nc) {
+        rdma_nic_info(&s->nic, info);
+    }
+}
+
+static void pvrdma_log(void *opaque, int level, const char *message)
+{
+    switch (level) {
+    case RDMA_LOG_ERROR:
+        error_report("%s", message);
+        break;
+    case RDMA_LOG_WARNING:
+        warn_report("%s", message);
+        break;
+    case RDMA_LOG_GUEST_ERROR:
+        qemu_log_mask(LOG_GUEST_ERROR, "%s\n", message);
+        break;
+    default:
+        break;
+    }
+}
+
+static const RdmaHostOps pvrdma_host_ops = {
+    .now = pvrdma_now,
+    .set_timer = pvrdma_set_timer,
+    .send_packet = pvrdma_send_packet,
+    .raise_irq = pvrdma_raise_irq,
+    .set_intx = pvrdma_set_intx,
+    .mark_dirty = pvrdma_mark_dirty,
+    .nic_info = pvrdma_nic_info,
+    .log = pvrdma_log,
+};
+
+static void pvrdma_timer_expired(void *opaque)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_device_timer(s->device);
+}
+
+/* BARs */
+
+static uint64_t pvrdma_regs_read(void *opaque, hwaddr addr, unsigned size)
+{
+    PvrdmaState *s = opaque;
+
+    return rdma_device_bar_read(s->device, RDMA_BAR_REGS, addr, size);
+}
+
+static void pvrdma_regs_write(void *opaque, hwaddr addr, uint64_t value,
+                              unsigned size)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_device_bar_write(s->device, RDMA_BAR_REGS, addr, value, size);
+}
+
+static uint64_t pvrdma_uar_read(void *opaque, hwaddr addr, unsigned size)
+{
+    PvrdmaState *s = opaque;
+
+    return rdma_device_bar_read(s->device, RDMA_BAR_UAR, addr, size);
+}
+
+static void pvrdma_uar_write(void *opaque, hwaddr addr, uint64_t value,
+                             unsigned size)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_device_bar_write(s->device, RDMA_BAR_UAR, addr, value, size);
+}
+
+static const MemoryRegionOps pvrdma_regs_ops = {
+    .read = pvrdma_regs_read,
+    .write = pvrdma_regs_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .impl = { .min_access_size = 4, .max_access_size = 4 },
+};
+
+static const MemoryRegionOps pvrdma_uar_ops = {
+    .read = pvrdma_uar_read,
+    .write = pvrdma_uar_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .impl = { .min_access_size = 4, .max_access_size = 4 },
+};
+
+/* Statistics */
+
+typedef struct PvrdmaVisit {
+    Visitor *v;
+    Error **errp;
+    bool ok;
+} PvrdmaVisit;
+
+static void pvrdma_visit_counter(void *opaque, const char *name,
+                                 uint64_t value)
+{
+    PvrdmaVisit *visit = opaque;
+
+    visit->ok = visit->ok &&
+                visit_type_uint64(visit->v, name, &value, visit->errp);
+}
+
+static void pvrdma_get_stats(Object *obj, Visitor *v, const char *name,
+                             void *opaque, Error **errp)
+{
+    PvrdmaState *s = PVRDMA(obj);
+    PvrdmaVisit visit = { .v = v, .errp = errp, .ok = true };
+
+    if (!s->device) {
+        error_setg(errp, "the device is not realized");
+        return;
+    }
+    if (!visit_start_struct(v, name, NULL, 0, errp)) {
+        return;
+    }
+    rdma_device_statistics(s->device, pvrdma_visit_counter, &visit);
+    if (visit.ok) {
+        visit_check_struct(v, errp);
+    }
+    visit_end_struct(v, NULL);
+}
+
+/* The device */
+
+static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
+{
+    char *message = NULL;
+
+    if (!strcmp(s->roce, "v1")) {
+        s->config.roce_version = 1;
+    } else if (!strcmp(s->roce, "v2")) {
+        s->config.roce_version = 2;
+    } else {
+        error_setg(errp, "property 'roce' is '%s': it must be v1 or v2",
+                   s->roce);
+        return false;
+    }
+    s->device = pvrdma_device_create(&s->config, &pvrdma_host_ops, s,
+                                     &message);
+    if (!s->device) {
+        error_setg(errp, "%s", message);
+        free(message);
+        return false;
+    }
+    return true;
+}
+
+static void pvrdma_exit(PCIDevice *pci_dev)
+{
+    PvrdmaState *s = PVRDMA(pci_dev);
+
+    rdma_nic_detach(&s->nic);
+    rdma_memory_stop(&s->memory);
+    timer_free(s->timer);
+    s->timer = NULL;
+    rdma_device_destroy(s->device);
+    s->device = NULL;
+    msix_uninit_exclusive_bar(pci_dev);
+    msi_uninit(pci_dev);
+    migrate_del_blocker(&s->migration_blocker);
+}
+
+static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
+{
+    PvrdmaState *s = PVRDMA(pci_dev);
+
+    pci_config_set_interrupt_pin(pci_dev->config, 1);
+    if (!pvrdma_create_core(s, errp)) {
+        return;
+    }
+    s->timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, pvrdma_timer_expired, s);
+
+    if (!rdma_nic_attach(&s->nic, pci_dev, s->device, errp)) {
+        goto fail_nic;
+    }
+    error_setg(&s->migration_blocker,
+               "pvrdma: the state of the device cannot be migrated yet");
+    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
+        goto fail_blocker;
+    }
+    if (msix_init_exclusive_bar(pci_dev, PVRDMA_VECTORS, PVRDMA_MSIX_BAR,
+                                errp)) {
+        goto fail_msix;
+    }
+    for (unsigned i = 0; i < PVRDMA_VECTORS; i++) {
+        msix_vector_use(pci_dev, i);
+    }
+    if (msi_init(pci_dev, 0, 1, true, false, errp)) {
+        goto fail_msi;
+    }
+    memory_region_init_io(&s->regs, OBJECT(s), &pvrdma_regs_ops, s,
+                          "pvrdma-regs", RDMA_REGS_BAR_SIZE);
+    memory_region_init_io(&s->uar, OBJECT(s), &pvrdma_uar_ops, s, "pvrdma-uar",
+                          (uint64_t)s->config.max_uar * RDMA_UAR_PAGE_SIZE);
+    pci_register_bar(pci_dev, RDMA_BAR_REGS, PCI_BASE_ADDRESS_SPACE_MEMORY,
+                     &s->regs);
+    pci_register_bar(pci_dev, RDMA_BAR_UAR,
+                     PCI_BASE_ADDRESS_SPACE_MEMORY |
+                     PCI_BASE_ADDRESS_MEM_TYPE_64, &s->uar);
+    rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device);
+    return;
+
+fail_msi:
+    msix_uninit_exclusive_bar(pci_dev);
+fail_msix:
+    migrate_del_blocker(&s->migration_blocker);
+fail_blocker:
+    rdma_nic_detach(&s->nic);
+fail_nic:
+    timer_free(s->timer);
+    s->timer = NULL;
+    rdma_device_destroy(s->device);
+    s->device = NULL;
+}
+
+static void pvrdma_reset_hold(Object *obj, ResetType type)
+{
+    PvrdmaState *s = PVRDMA(obj);
+
+    rdma_device_reset(s->device);
+}
+
+static void pvrdma_instance_init(Object *obj)
+{
+    PvrdmaState *s = PVRDMA(obj);
+
+    pvrdma_config_default(&s->config);
+}
+
+static const Property pvrdma_properties[] = {
+    DEFINE_PROP_STRING("roce", PvrdmaState, roce),
+#define PVRDMA_PROPERTY(name, field) \
+    DEFINE_PROP_UNSIGNED_NODEFAULT(name, PvrdmaState, config.field, \
+                                   qdev_prop_uint32, uint32_t)
+    PVRDMA_PROPERTY("version", version),
+    PVRDMA_PROPERTY("max-qp", max_qp),
+    PVRDMA_PROPERTY("max-qp-wr", max_qp_wr),
+    PVRDMA_PROPERTY("max-sge", max_sge),
+    PVRDMA_PROPERTY("max-cq", max_cq),
+    PVRDMA_PROPERTY("max-cqe", max_cqe),
+    PVRDMA_PROPERTY("max-mr", max_mr),
+    PVRDMA_PROPERTY("max-pd", max_pd),
+    PVRDMA_PROPERTY("max-srq", max_srq),
+    PVRDMA_PROPERTY("max-srq-wr", max_srq_wr),
+    PVRDMA_PROPERTY("max-srq-sge", max_srq_sge),
+    PVRDMA_PROPERTY("max-ah", max_ah),
+    PVRDMA_PROPERTY("max-uar", max_uar),
+    PVRDMA_PROPERTY("gid-tbl-len", gid_tbl_len),
+    PVRDMA_PROPERTY("max-qp-rd-atom", max_qp_rd_atom),
+    PVRDMA_PROPERTY("max-qp-init-rd-atom", max_qp_init_rd_atom),
+#undef PVRDMA_PROPERTY
+    DEFINE_PROP_UNSIGNED_NODEFAULT("max-mr-size", PvrdmaState,
+                                   config.max_mr_size, qdev_prop_uint64,
+                                   uint64_t),
+    DEFINE_PROP_UNSIGNED_NODEFAULT("node-guid", PvrdmaState, config.node_guid,
+                                   qdev_prop_uint64, uint64_t),
+};
+
+static void pvrdma_instance_post_init(Object *obj)
+{
+    PvrdmaState *s = PVRDMA(obj);
+
+    if (!s->roce) {
+        s->roce = g_strdup("v2");
+    }
+}
+
+static void pvrdma_class_init(ObjectClass *klass, void *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    PCIDeviceClass *pc = PCI_DEVICE_CLASS(klass);
+    ResettableClass *rc = RESETTABLE_CLASS(klass);
+
+    pc->realize = pvrdma_realize;
+    pc->exit = pvrdma_exit;
+    pc->vendor_id = PCI_VENDOR_ID_VMWARE;
+    pc->device_id = PVRDMA_PCI_DEVICE_ID;
+    pc->revision = PVRDMA_REVISION;
+    pc->class_id = PCI_CLASS_NETWORK_OTHER;
+    rc->phases.hold = pvrdma_reset_hold;
+    dc->desc = "VMware paravirtual RDMA (RoCE)";
+    device_class_set_props(dc, pvrdma_properties);
+    set_bit(DEVICE_CATEGORY_NETWORK, dc->categories);
+
+    object_class_property_add(klass, "stats", "PvrdmaStats", pvrdma_get_stats,
+                              NULL, NULL, NULL);
+    object_class_property_set_description(klass, "stats",
+        "Counters of packets, errors and drops since the device was created");
+}
+
+static const TypeInfo pvrdma_info = {
+    .name = TYPE_PVRDMA,
+    .parent = TYPE_PCI_DEVICE,
+    .instance_size = sizeof(PvrdmaState),
+    .instance_init = pvrdma_instance_init,
+    .instance_post_init = pvrdma_instance_post_init,
+    .class_init = pvrdma_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { INTERFACE_CONVENTIONAL_PCI_DEVICE },
+        { }
+    },
+};
+
+static void pvrdma_register_types(void)
+{
+    type_register_static(&pvrdma_info);
+}
+
+type_init(pvrdma_register_types)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""RDMA programs of the distribution between two guests."""
+import re
+
+import pytest
+
+from vm.fabric import run_pair
+
+# program: its TCP port for setting up the connection
+PINGPONG = {"ibv_rc_pingpong": 18515, "ibv_ud_pingpong": 18515}
+PERFTEST_PORT = 18515
+
+
+def both(fabric, family="ipv4"):
+    server, client = fabric.nodes
+    address = getattr(server, family)
+    return (server, client, address, server.gid_index(getattr(server, family)),
+            client.gid_index(getattr(client, family)))
+
+
+def expect_success(results):
+    for side, result in zip(("server", "client"), results):
+        assert result.status == 0, f"{side}: {result.output}"
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_rc_pingpong(fabric, family):
+    server, client, address, server_gid, client_gid = both(fabric, family)
+    results = run_pair(
+        server, client, f"ibv_rc_pingpong -c -d {server.device} -g {server_gid}",
+        f"ibv_rc_pingpong -c -d {client.device} -g {client_gid} {address}", 18515)
+    expect_success(results)
+    assert "1000 iters" in results[1].output
+
+
+def test_ud_pingpong(fabric):
+    server, client, address, server_gid, client_gid = both(fabric)
+    results = run_pair(
+        server, client, f"ibv_ud_pingpong -s 1024 -d {server.device} -g {server_gid}",
+        f"ibv_ud_pingpong -s 1024 -d {client.device} -g {client_gid} {address}", 18515)
+    expect_success(results)
+    assert "1000 iters" in results[1].output
+
+
+@pytest.mark.parametrize("test", [
+    "ib_write_bw -s 65536 -n 200", "ib_read_bw -s 65536 -n 200", "ib_send_bw -s 65536 -n 200",
+    "ib_write_lat -s 8 -n 200", "ib_read_lat -s 8 -n 200", "ib_send_lat -s 8 -n 200",
+    "ib_atomic_bw -A CMP_AND_SWAP -n 200", "ib_atomic_bw -A FETCH_AND_ADD -n 200",
+    "ib_write_bw -a -n 50",
+])
+def test_perftest(fabric, test):
+    server, client, address, server_gid, client_gid = both(fabric)
+    results = run_pair(server, client, f"{test} -F -d {server.device} -x {server_gid}",
+                       f"{test} -F -d {client.device} -x {client_gid} {address}", PERFTEST_PORT)
+    expect_success(results)
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_rping(fabric, family):
+    server, client = fabric.nodes
+    address = getattr(server, family)
+    serving = server.guest.start(f"rping -s -a {address} -v -C 100")
+    wait_cm_listener(server)
+    result = client.guest.run(f"rping -c -a {address} -v -C 100")
+    assert result.status == 0, result.output
+    assert len(re.findall(r"ping data: rdma-ping-\d+", result.output)) == 100
+    assert serving.wait().status == 0
+
+
+def test_ucmatose(fabric):
+    server, client = fabric.nodes
+    serving = server.guest.start(f"ucmatose -b {server.ipv4}")
+    wait_cm_listener(server)
+    result = client.guest.run(f"ucmatose -s {server.ipv4} -b {client.ipv4}")
+    assert result.status == 0 and "test complete" in result.output, result.output
+    assert "return status 0" in result.output
+    assert serving.wait().status == 0
+
+
+def test_udaddy(fabric):
+    server, client = fabric.nodes
+    serving = server.guest.start(f"udaddy -b {server.ipv4}")
+    wait_cm_listener(server)
+    result = client.guest.run(f"udaddy -s {server.ipv4} -b {client.ipv4}")
+    assert result.status == 0 and "return status 0" in result.output, result.output
+    assert serving.wait().status == 0
+
+
+def wait_cm_listener(node):
+    """Until a program of the node listens through the RDMA CM."""
+    node.guest.check("until rdma resource show cm_id | grep -q 'state LISTEN'; do :; done")

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Engines in virtual time: nodes with memory of their own and a network
+// between them that delays, loses, repeats, reorders and corrupts as told.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <queue>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "engine.h"
+
+namespace rdma::test {
+
+inline constexpr uint64_t ram_size = 4 << 20;
+inline constexpr uint64_t ram_base = 0x100000;
+
+struct Event {
+    ibv_event_type type;
+    uint32_t object;
+};
+
+// A device with an engine, whose guest is the test.
+class Node final : public BackendClient, public roce::Link {
+public:
+    using Transmit = std::function<void(std::vector<uint8_t>)>;
+
+    explicit Node(uint8_t node_number, Limits limits = default_limits())
+        : number(node_number), ram(ram_size), engine(limits, memory, stats, *this)
+    {
+        RdmaMemoryRegion region{ram_base, ram_size, ram.data(), false};
+        memory.set_table({&region, 1});
+        engine.set_client(*this);
+        gid.raw[10] = gid.raw[11] = 0xff;
+        gid.raw[12] = 10;
+        gid.raw[15] = number;
+        EXPECT_EQ(engine.add_gid(0, gid, 2), 0);
+        pd = engine.alloc_pd().value();
+        cq = engine.create_cq().value();
+    }
+
+    static Limits default_limits()
+    {
+        Limits limits{};
+        limits.max_qp = 1024;
+        limits.max_qp_wr = 1024;
+        limits.max_sge = 16;
+        limits.max_cq = 1024;
+        limits.max_mr = 1024;
+        limits.max_mr_size = ram_size;
+        limits.max_pd = 1024;
+        limits.max_srq = 16;
+        limits.max_srq_wr = 1024;
+        limits.gid_tbl_len = 16;
+        limits.max_qp_rd_atom = 16;
+        limits.max_qp_init_rd_atom = 16;
+        limits.qpn_generations = true;
+        limits.roce_version = 2;
+        return limits;
+    }
+
+    // BackendClient
+    bool pull_send(uint32_t qp, SendRequest& out) override
+    {
+        return take(send_queues[qp], out);
+    }
+    bool pull_recv(uint32_t qp, RecvRequest& out) override { return take(recv_queues[qp], out); }
+    bool pull_srq_recv(uint32_t srq, RecvRequest& out) override
+    {
+        return take(srq_queues[srq], out);
+    }
+    bool complete(uint32_t, const Completion& completion) override
+    {
+        completions.push_back(completion);
+        return true;
+    }
+    void async_event(ibv_event_type type, uint32_t object) override
+    {
+        events.push_back({type, object});
+    }
+
+    // Link
+    bool send(std::span<const uint8_t> frame) override
+    {
+        transmit({frame.begin(), frame.end()});
+        return true;
+    }
+    Mac mac() override { return {2, 0, 0, 0, 0, number}; }
+
+    // All of RAM as one region with every right; its IOVA is its GPA.
+    MrKeys register_ram(int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
+                                     IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC)
+    {
+        std::vector<uint64_t> pages;
+        for (uint64_t gpa = ram_base; gpa < ram_base + ram_size; gpa += page_size) {
+            pages.push_back(gpa);
+        }
+        MrInit init;
+        init.pd = pd;
+        init.access = access;
+        init.iova = ram_base;
+        init.length = ram_size;
+        init.pages = pages;
+        return engine.reg_mr(init).value();
+    }
+
+    QpNumbers create_qp(ibv_qp_type type, uint32_t depth = 128)
+    {
+        QpInit init;
+        init.type = type;
+        init.pd = pd;
+        init.send_cq = init.recv_cq = cq;
+        init.cap = {depth, depth, 16, 16, 0};
+        return engine.create_qp(init).value();
+    }
+
+    std::byte* at(uint64_t address) { return ram.data() + (address - ram_base); }
+
+    // The completions since the last call.
+    std::vector<Completion> take_completions() { return std::exchange(completions, {}); }
+
+    uint8_t number;
+    std::vector<std::byte> ram;
+    GuestMemory memory;
+    Statistics stats;
+    roce::Engine engine;
+    ibv_gid gid{};
+    uint32_t pd = 0;
+    uint32_t cq = 0;
+    Transmit transmit;
+    std::map<uint32_t, std::deque<SendRequest>> send_queues;
+    std::map<uint32_t, std::deque<RecvRequest>> recv_queues;
+    std::map<uint32_t, std::deque<RecvRequest>> srq_queues;
+    std::vector<Completion> completions;
+    std::vector<Event> events;
+
+private:
+    template <typename T>
+    static bool take(std::deque<T>& queue, T& out)
+    {
+        if (queue.empty()) {
+            return false;
+        }
+        out = queue.front();
+        queue.pop_front();
+        return true;
+    }
+};
+
+// Chances of what may happen to a frame, each from 0 to 1.
+struct Faults {
+    double lose = 0;
+    double repeat = 0;
+    double reorder = 0;
+    double corrupt = 0;
+};
+
+// Connects nodes and keeps the time.
+class Network {
+public:
+    explicit Network(uint32_t seed = 1) : _random(seed) {}
+
+    void add(Node& node)
+    {
+        _nodes.push_back(&node);
+        node.transmit = [this, &node](std::vector<uint8_t> frame) { carry(node, std::move(frame)); };
+    }
+
+    Faults faults;
+    // Sees every frame before it is carried; false loses it.
+    std::function<bool(Node& from, std::vector<uint8_t>& frame)> filter;
+    int64_t now = 0;
+
+    void ring(Node& node, uint32_t qp)
+    {
+        node.engine.send_doorbell(qp);
+        run_engines();
+    }
+
+    void run_engines()
+    {
+        for (bool more = true; more;) {
+            more = false;
+            for (Node* node : _nodes) {
+                more |= node->engine.run(now, 64);
+            }
+        }
+    }
+
+    // Until nothing is on its way and no timer runs, or the limit (nanoseconds
+    // of virtual time) is reached; false in that case.
+    bool settle(int64_t limit = 3600'000'000'000)
+    {
+        int64_t end = now + limit;
+        for (;;) {
+            run_engines();
+            int64_t next = _flying.empty() ? roce::no_deadline : _flying.top().time;
+            for (Node* node : _nodes) {
+                next = std::min(next, node->engine.next_deadline());
+            }
+            if (next == roce::no_deadline) {
+                return true;
+            }
+            if (next > end) {
+                return false;
+            }
+            now = std::max(now, next);
+            for (Node* node : _nodes) {
+                node->engine.advance(now);
+            }
+            while (!_flying.empty() && _flying.top().time <= now) {
+                Flying flying = _flying.top();
+                _flying.pop();
+                if (flying.to->engine.wants(flying.frame)) {
+                    flying.to->engine.receive(flying.frame, now);
+                }
+                run_engines();
+            }
+        }
+    }
+
+private:
+    static constexpr int64_t flight_time = 1000; // nanoseconds
+    struct Flying {
+        int64_t time;
+        uint64_t order;
+        Node* to;
+        std::vector<uint8_t> frame;
+        bool operator<(const Flying& other) const
+        {
+            return std::tie(time, order) > std::tie(other.time, other.order);
+        }
+    };
+
+    bool happens(double chance)
+    {
+        return std::uniform_real_distribution<>(0, 1)(_random) < chance;
+    }
+
+    void carry(Node& from, std::vector<uint8_t> frame)
+    {
+        if ((filter && !filter(from, frame)) || happens(faults.lose)) {
+            return;
+        }
+        if (happens(faults.corrupt)) {
+            size_t bit = _random() % (frame.size() * 8);
+            frame[bit / 8] = static_cast<uint8_t>(frame[bit / 8] ^ (1 << bit % 8));
+        }
+        int copies = happens(faults.repeat) ? 2 : 1;
+        for (int i = 0; i < copies; ++i) {
+            int64_t delay = flight_time;
+            if (happens(faults.reorder) || i > 0) {
+                delay += static_cast<int64_t>(_random() % 20000);
+            }
+            for (Node* node : _nodes) {
+                if (node != &from) {
+                    _flying.push({now + delay, _order++, node, frame});
+                }
+            }
+        }
+    }
+
+    std::vector<Node*> _nodes;
+    std::mt19937 _random;
+    std::priority_queue<Flying> _flying;
+    uint64_t _order = 0;
+};
+
+// Attributes of a connected QP that tests change now and then.
+struct Connection {
+    ibv_mtu mtu = IBV_MTU_1024;
+    uint8_t timeout = 8; // 1 ms
+    uint8_t retry_cnt = 7;
+    uint8_t rnr_retry = 7;
+    uint8_t min_rnr_timer = 1; // 10 us
+    uint8_t rd_atomic = 4;
+    unsigned access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+    uint32_t psn_a = 0x111111;
+    uint32_t psn_b = 0x222222;
+};
+
+// Brings one end of a connection to RTS.
+inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp, bool reliable,
+                        const Connection& c, uint32_t own_psn, uint32_t peer_psn)
+{
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_INIT;
+    attr.port_num = 1;
+    attr.qp_access_flags = c.access;
+    ASSERT_EQ(node.engine.modify_qp(
+                  qp.id, attr,
+                  IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, {}),
+              0);
+    attr.qp_state = IBV_QPS_RTR;
+    attr.path_mtu = c.mtu;
+    attr.dest_qp_num = peer_qp.qpn;
+    attr.rq_psn = peer_psn;
+    attr.max_dest_rd_atomic = c.rd_atomic;
+    attr.min_rnr_timer = c.min_rnr_timer;
+    attr.ah_attr.is_global = 1;
+    attr.ah_attr.grh.dgid = peer.gid;
+    attr.ah_attr.grh.hop_limit = 64;
+    int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
+    if (reliable) {
+        mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
+    }
+    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, peer.mac()), 0);
+    attr.qp_state = IBV_QPS_RTS;
+    attr.timeout = c.timeout;
+    attr.retry_cnt = c.retry_cnt;
+    attr.rnr_retry = c.rnr_retry;
+    attr.sq_psn = own_psn;
+    attr.max_rd_atomic = c.rd_atomic;
+    mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
+    if (reliable) {
+        mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
+    }
+    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, {}), 0);
+}
+
+inline void connect(Node& a, QpNumbers qa, Node& b, QpNumbers qb, bool reliable = true,
+                    const Connection& c = {})
+{
+    connect_end(a, qa, b, qb, reliable, c, c.psn_a, c.psn_b);
+    connect_end(b, qb, a, qa, reliable, c, c.psn_b, c.psn_a);
+}
+
+inline SendRequest send_request(int opcode, uint64_t wr_id, uint64_t address, uint32_t length,
+                                uint32_t lkey, uint64_t remote = 0, uint32_t rkey = 0)
+{
+    SendRequest request;
+    request.opcode = opcode;
+    request.wr.wr_id = wr_id;
+    request.wr.send_flags = IBV_SEND_SIGNALED;
+    request.wr.num_sge = 1;
+    request.sge[0] = {address, length, lkey};
+    if (opcode == IBV_WR_ATOMIC_CMP_AND_SWP || opcode == IBV_WR_ATOMIC_FETCH_AND_ADD) {
+        request.wr.wr.atomic.remote_addr = remote;
+        request.wr.wr.atomic.rkey = rkey;
+    } else {
+        request.wr.wr.rdma.remote_addr = remote;
+        request.wr.wr.rdma.rkey = rkey;
+    }
+    return request;
+}
+
+inline RecvRequest recv_request(uint64_t wr_id, uint64_t address, uint32_t length, uint32_t lkey)
+{
+    RecvRequest request;
+    request.wr_id = wr_id;
+    request.num_sge = 1;
+    request.sge[0] = {address, length, lkey};
+    return request;
+}
+
+} // namespace rdma::test

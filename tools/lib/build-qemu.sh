@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# Builds QEMU 10.0 from Debian's source package with our devices in it.
+# build_qemu sets qemu_binary and qemu_firmware.
+
+# shellcheck source=tools/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+qemu_series=10.0
+host_packages=(
+    build-essential bzip2 ca-certificates dpkg-dev flex bison git ninja-build pkg-config
+    python3 python3-venv
+    libfdt-dev libglib2.0-dev libpixman-1-dev libslirp-dev zlib1g-dev libattr1-dev libcap-ng-dev
+    libdeflate-dev libfmt-dev libibverbs-dev
+    seabios ipxe-qemu qemu-system-data
+)
+
+# A Meson that QEMU accepts, from a package of a later suite, not installed.
+build_meson() {
+    meson_dir=$cache/meson
+    if [ ! -e "$meson_dir/complete" ]; then
+        say "fetching Meson"
+        rm -rf "$meson_dir"
+        mkdir -p "$meson_dir/deb"
+        (
+            cd "$meson_dir/deb"
+            run_logged meson-download private_apt apt-get download meson/bookworm-backports \
+                python3-pycotap
+            for deb in ./*.deb; do dpkg-deb -x "$deb" "$meson_dir"; done
+        )
+        touch "$meson_dir/complete"
+    fi
+    export PYTHONPATH=$meson_dir/usr/lib/python3/dist-packages
+    meson=("$python" "$meson_dir/usr/bin/meson")
+}
+
+# The C++ core as a static library, in a folder of its own for each tree.
+build_core() {
+    build_meson
+    core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)
+    if [ ! -e "$core_build/build.ninja" ]; then
+        run_logged core-setup "${meson[@]}" setup --buildtype=release -Ddebug=true \
+            -Dtests=false "$core_build" "$top"
+    fi
+    run_logged core-build ninja -C "$core_build"
+}
+
+unpack_qemu() {
+    local version
+    version=$(private_apt apt-cache showsrc qemu |
+        grep -oP "^Version: \K1:${qemu_series//./\\.}\.\S+" | sort -V | tail -n 1)
+    [ -n "$version" ] || die "the suites have no QEMU $qemu_series source"
+    local patches=$top/hw/qemu
+    qemu_source=$cache/qemu/${version//[:~+]/_}-$(fingerprint "$patches"/*.patch)
+    [ ! -e "$qemu_source/complete" ] || return 0
+    say "fetching the source of QEMU $version"
+    rm -rf "$qemu_source"
+    mkdir -p "$qemu_source/download"
+    (
+        cd "$qemu_source/download"
+        run_logged qemu-download private_apt apt-get source --download-only "qemu=$version"
+        tar -xf qemu_*.orig.tar.xz -C "$qemu_source" --strip-components=1
+        rm -f qemu_*
+    )
+    # Debian's tarball leaves the EDK2 images out, which the build only unpacks;
+    # we boot with SeaBIOS.
+    local image
+    for image in $(grep -o 'edk2-[a-z0-9_-]*\.fd' "$qemu_source/pc-bios/meson.build"); do
+        bzip2 </dev/null >"$qemu_source/pc-bios/$image.bz2"
+    done
+    local patch
+    for patch in "$patches"/*.patch; do
+        patch -d "$qemu_source" -p1 --quiet <"$patch"
+    done
+    touch "$qemu_source/complete"
+}
+
+# hw/rdma of QEMU's tree is ours: links to this tree, so that an edit here is
+# built there.
+link_glue() {
+    local link
+    mkdir -p "$qemu_source/hw/rdma"
+    for link in Kconfig:hw/qemu/Kconfig meson.build:hw/qemu/meson.build ours:.; do
+        ln -sfn "$top/${link#*:}" "$qemu_source/hw/rdma/${link%%:*}"
+    done
+    # The archive keeps its time when it has not changed, so that QEMU is not
+    # linked again.
+    mkdir -p "$qemu_source/hw/rdma/lib"
+    cmp -s "$core_build/libqemu-rdma-core.a" "$qemu_source/hw/rdma/lib/libqemu-rdma-core.a" ||
+        cp "$core_build/libqemu-rdma-core.a" "$qemu_source/hw/rdma/lib/"
+}
+
+configure_qemu() {
+    local options=(
+        --target-list=x86_64-softmmu --without-default-features --python="$python"
+        --enable-system --enable-tcg --enable-kvm --enable-slirp --enable-vhost-kernel
+        --enable-vhost-net --enable-virtfs --enable-attr --enable-cap-ng --enable-pixman
+        --enable-tools --enable-fdt=system --disable-download --disable-install-blobs --disable-docs --disable-werror
+    )
+    if [ -n "${QEMU_RDMA_SANITIZE:-}" ]; then
+        options+=(--enable-asan --enable-ubsan)
+    fi
+    mkdir -p "$qemu_build"
+    (cd "$qemu_build" && run_logged qemu-configure "$qemu_source/configure" "${options[@]}")
+}
+
+build_qemu() {
+    # A run that would change nothing ends here.
+    local stamp inputs
+    inputs=$(fingerprint "$top"/{hw,backend,tools/lib,meson.build,meson_options.txt})
+    stamp=$cache/build/qemu-stamp-$inputs${QEMU_RDMA_SANITIZE:+-sanitize}
+    if [ -e "$stamp" ]; then
+        qemu_binary=$(cat "$stamp")
+        if [ -x "$qemu_binary" ]; then
+            return 0
+        fi
+    fi
+    need_packages "${host_packages[@]}"
+    build_core
+    unpack_qemu
+    link_glue
+    qemu_build=$qemu_source/build${QEMU_RDMA_SANITIZE:+-sanitize}
+    if [ ! -e "$qemu_build/build.ninja" ]; then
+        say "configuring QEMU"
+        configure_qemu
+    fi
+    say "building QEMU (about 4 minutes the first time on 2 cores)"
+    run_logged qemu-build ninja -C "$qemu_build" qemu-system-x86_64 qemu-img
+    qemu_binary=$qemu_build/qemu-system-x86_64
+    printf %s "$qemu_binary" >"$stamp.new"
+    mv "$stamp.new" "$stamp"
+    say "QEMU is built"
+}
+qemu_firmware=(-L /usr/share/seabios -L /usr/lib/ipxe/qemu -L /usr/share/qemu)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two guests on one network, each with an RDMA device of a given kind."""
+import pathlib
+
+from .guest import Guest
+
+MTU = 4500
+KINDS = ("pvrdma", "rxe")
+
+
+class Node:
+    """A guest on the fabric. index: 1 or 2, the last part of its addresses."""
+
+    def __init__(self, kind, index, directory, image, capture=None, payload=None, name=None):
+        self.kind = kind
+        self.index = index
+        self.ipv4 = f"10.0.0.{index}"
+        self.ipv6 = f"fd00::{index}"
+        directory = pathlib.Path(directory)
+        peer = 3 - index
+        arguments = [
+            "-netdev", f"dgram,id=n0,local.type=unix,local.path={directory}/net{index},"
+                       f"remote.type=unix,remote.path={directory}/net{peer}"]
+        mac = f"52:54:00:00:00:0{index}"
+        if kind == "pvrdma":
+            arguments += ["-device", f"vmxnet3,netdev=n0,mac={mac},addr=5.0,multifunction=on",
+                          "-device", "pvrdma,id=rdma0,addr=5.1"]
+            self.device = "vmw_pvrdma0"
+        else:
+            arguments += ["-device", f"virtio-net-pci,netdev=n0,mac={mac},addr=5.0,host_mtu={MTU}"]
+            self.device = "rxe0"
+        if capture:
+            arguments += ["-object", f"filter-dump,id=dump,netdev=n0,file={capture}"]
+        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, payload=payload)
+
+    def configure(self):
+        """Waits for the guest and brings its network and RDMA device up."""
+        guest = self.guest
+        guest.wait_ready()
+        guest.check(
+            f"modprobe {'vmxnet3' if self.kind == 'pvrdma' else 'virtio_net'} && "
+            "modprobe -a ib_uverbs rdma_ucm ib_umad && "
+            f"ip link set eth0 mtu {MTU} up && ip addr add {self.ipv4}/24 dev eth0 && "
+            f"ip addr add {self.ipv6}/64 dev eth0 nodad")
+        if self.kind == "pvrdma":
+            guest.check("modprobe vmw_pvrdma")
+        else:
+            guest.check("modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
+        guest.check(f"until ibv_devinfo -d {self.device} | grep -q PORT_ACTIVE; do :; done")
+
+    def gid_index(self, address):
+        """The index of the GID that an IP address stands for."""
+        return int(self.guest.check(
+            "python3 - <<'END'\n"
+            "import ipaddress, pathlib\n"
+            f"a = ipaddress.ip_address('{address}')\n"
+            "a = ipaddress.ip_address('::ffff:' + str(a)) if a.version == 4 else a\n"
+            f"ports = pathlib.Path('/sys/class/infiniband/{self.device}/ports/1')\n"
+            "def value(f):\n"
+            "    try: return f.read_text().strip()\n"
+            "    except OSError: return ''\n"
+            "for f in sorted((ports / 'gids').iterdir(), key=lambda f: int(f.name)):\n"
+            "    kind = value(ports / 'gid_attrs' / 'types' / f.name)\n"
+            "    if kind == 'RoCE v2' and ipaddress.ip_address(value(f)) == a:\n"
+            "        print(f.name); break\n"
+            "else: raise SystemExit('no GID for ' + str(a))\n"
+            "END"))
+
+
+class Fabric:
+    """Two nodes, booted and configured."""
+
+    def __init__(self, kinds, directory, image, capture=None, payload=None):
+        self.nodes = [
+            Node(kind, index, directory, image, payload=payload,
+                 capture=capture if index == 1 else None)
+            for index, kind in enumerate(kinds, start=1)]
+        for node in self.nodes:
+            node.configure()
+        # Neighbour discovery is not part of what is tested or measured.
+        first, second = self.nodes
+        first.guest.check(f"ping -q -c 1 {second.ipv4} && ping -q -c 1 {second.ipv6}")
+
+    def stop(self):
+        for node in self.nodes:
+            node.guest.stop()
+
+
+def run_pair(server, client, server_command, client_command, port, timeout=180):
+    """Runs a server that listens on a TCP port and a client of it to their ends.
+
+    Returns both results.
+    """
+    serving = server.guest.start(server_command)
+    server.guest.wait_listening(port)
+    client_result = client.guest.run(client_command, timeout)
+    if client_result.status != 0:
+        serving.kill()
+    return serving.wait(timeout), client_result
