@@ -28,8 +28,8 @@ void pvrdma_config_default(PvrdmaConfig* config)
     config->max_ah = 65536;
     config->max_uar = 1024;
     config->gid_tbl_len = 64;
-    config->max_qp_rd_atom = 16;
-    config->max_qp_init_rd_atom = 16;
+    config->max_qp_rd_atom = 128;
+    config->max_qp_init_rd_atom = 128;
 }
 
 namespace rdma {

@@ -12,15 +12,16 @@ PERFTEST_PORT = 18515
 
 
 def both(fabric, family="ipv4"):
+    """The nodes, the server's address for setting up, the GIDs of that family."""
     server, client = fabric.nodes
-    address = getattr(server, family)
-    return (server, client, address, server.gid_index(getattr(server, family)),
+    return (server, client, server.ipv4, server.gid_index(getattr(server, family)),
             client.gid_index(getattr(client, family)))
 
 
 def expect_success(results):
-    for side, result in zip(("server", "client"), results):
-        assert result.status == 0, f"{side}: {result.output}"
+    assert all(result.status == 0 for result in results), "".join(
+        f"{side}, status {result.status}:\n{result.output}\n"
+        for side, result in zip(("server", "client"), results))
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
