@@ -3,7 +3,9 @@
 #include <sched.h>
 #include <sys/syscall.h>
 #include "qapi/error.h"
+#include "block/aio.h"
 #include "qemu/iov.h"
+#include "qemu/main-loop.h"
 #include "qom/object.h"
 #include "hw/net/vmxnet3_defs.h"
 #include "hw/pci/pci.h"
@@ -60,8 +62,29 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
         iov_to_buf(iov, iovcnt, 0, linear, size);
         frame = linear;
     }
-    return rdma_device_receive(f->nic->device, frame + skip, size - skip) ?
-           size : 0;
+    if (!rdma_device_receive(f->nic->device, frame + skip, size - skip)) {
+        return 0;
+    }
+    qemu_bh_schedule(f->nic->drain);
+    return size;
+}
+
+/*
+ * A socket network hands over one packet for each turn of the main loop, which
+ * polls everything there is in QEMU. Where one packet came, more are likely to
+ * wait: take them with turns of the network's own handlers only.
+ */
+static void rdma_nic_drain(void *opaque)
+{
+    enum { MAX_TURNS = 64 };
+    RdmaNic *nic = opaque;
+
+    for (int i = 0; i < MAX_TURNS; i++) {
+        if (!aio_poll(iohandler_get_aio_context(), false)) {
+            qemu_bh_cancel(nic->drain);
+            return;
+        }
+    }
 }
 
 static void rdma_nic_sent(NetClientState *nc, ssize_t len)
@@ -236,6 +259,8 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
     nic->filter = NETFILTER(filter);
     FILTER_RDMA(filter)->nic = nic;
 
+    nic->drain = qemu_bh_new(rdma_nic_drain, nic);
+
     /* To hear of set_link. */
     nic->original_info = nic->nc->info;
     nic->info = *nic->original_info;
@@ -253,6 +278,7 @@ void rdma_nic_detach(RdmaNic *nic)
     }
     QLIST_REMOVE(nic, next);
     nic->nc->info = nic->original_info;
+    qemu_bh_delete(nic->drain);
     if (nic->filter) {
         object_unparent(OBJECT(nic->filter));
     }

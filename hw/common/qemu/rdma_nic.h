@@ -18,6 +18,7 @@ typedef struct RdmaNic {
     PCIDevice *pci;        /* function 0 */
     NetClientState *nc;    /* the card's side of its network */
     NetFilterState *filter;
+    QEMUBH *drain;         /* takes the packets that wait behind one */
     const NetClientInfo *original_info;
     NetClientInfo info;    /* original_info with our link_status_changed */
     QLIST_ENTRY(RdmaNic) next;
