@@ -46,6 +46,7 @@ std::expected<void, std::string> check_config(const PvrdmaConfig& config)
     const Range ranges[] = {
         {"version", config.version, 17, 20, false},
         {"roce-version", config.roce_version, 1, 2, false},
+        // Handles 0 and 1 are special. A CQE has 16 bits for the handle.
         {"max-qp", config.max_qp, 3, 65535, false},
         {"max-qp-wr", config.max_qp_wr, 1, 32768, true},
         {"max-sge", config.max_sge, 1, max_sge_limit, false},
@@ -66,10 +67,9 @@ std::expected<void, std::string> check_config(const PvrdmaConfig& config)
     for (const Range& range : ranges) {
         if (range.value < range.least || range.value > range.most ||
             (range.power_of_two && !std::has_single_bit(range.value))) {
-            return std::unexpected(fmt::format("property '{}' is {}: it must be {}from {} to {}",
-                                               range.property, range.value,
-                                               range.power_of_two ? "a power of two " : "",
-                                               range.least, range.most));
+            return std::unexpected(fmt::format(
+                "property '{}' is {}: it must be {}from {} to {}", range.property, range.value,
+                range.power_of_two ? "a power of two " : "", range.least, range.most));
         }
     }
     if (config.version == 17 && config.roce_version != 1) {
@@ -85,7 +85,8 @@ Limits limits_of(const PvrdmaConfig& config)
     return {
         .max_qp = config.max_qp,
         .max_qp_wr = config.max_qp_wr,
-        .max_sge = config.max_sge,
+        // Linux's driver rounds the number it asks for up to a power of two.
+        .max_sge = std::bit_ceil(config.max_sge),
         .max_cq = config.max_cq,
         .max_mr = config.max_mr,
         .max_mr_size = config.max_mr_size,

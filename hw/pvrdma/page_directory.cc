@@ -4,33 +4,32 @@
 #include <algorithm>
 #include <array>
 
+#include "backend.h"
 #include "pvrdma_abi.h"
 
 namespace rdma::pvrdma {
 
-std::optional<std::vector<uint64_t>> read_page_directory(const GuestMemory& memory,
-                                                         uint64_t directory, uint32_t num_pages)
+bool read_page_directory(const GuestMemory& memory, uint64_t directory, std::span<uint64_t> pages)
 {
-    constexpr uint64_t page = 4096;
-    if (num_pages == 0 || num_pages > page_dir_max_pages || directory % page != 0) {
-        return std::nullopt;
+    if (pages.empty() || pages.size() > page_dir_max_pages || directory % page_size != 0) {
+        return false;
     }
     std::array<uint64_t, entries_per_table> tables;
-    if (!memory.read_object(directory, tables)) {
-        return std::nullopt;
+    size_t num_tables = (pages.size() - 1) / entries_per_table + 1;
+    if (!memory.read(directory, std::as_writable_bytes(std::span(tables).first(num_tables)))) {
+        return false;
     }
-    std::vector<uint64_t> pages(num_pages);
-    for (uint32_t first = 0; first < num_pages; first += entries_per_table) {
-        uint64_t table = tables[first / entries_per_table];
-        auto part = std::span(pages).subspan(first, std::min(entries_per_table, num_pages - first));
-        if (table % page != 0 || !memory.read(table, std::as_writable_bytes(part))) {
-            return std::nullopt;
+    auto rest = pages;
+    for (uint64_t table : std::span(tables).first(num_tables)) {
+        auto part = rest.first(std::min<size_t>(entries_per_table, rest.size()));
+        rest = rest.subspan(part.size());
+        if (table % page_size != 0 || !memory.read(table, std::as_writable_bytes(part))) {
+            return false;
         }
     }
-    bool ok = std::ranges::all_of(pages, [&](uint64_t gpa) {
-        return gpa % page == 0 && memory.covers(gpa, page, false);
+    return std::ranges::all_of(pages, [&](uint64_t gpa) {
+        return gpa % page_size == 0 && memory.covers(gpa, page_size, false);
     });
-    return ok ? std::optional(std::move(pages)) : std::nullopt;
 }
 
 } // namespace rdma::pvrdma

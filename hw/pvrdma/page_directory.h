@@ -4,17 +4,17 @@
 // addresses of pages.
 #pragma once
 
-#include <optional>
-#include <vector>
+#include <span>
 
 #include "guest_memory.h"
 
 namespace rdma::pvrdma {
 
-// The GPAs of the first num_pages pages of a directory. Nothing where there
-// are none or more than a directory can hold, or where any of it, the pages
+// Copies the GPAs of the first pages.size() pages of the directory at GPA
+// directory: no more of it is read. False, with pages undefined, where that is
+// none or more than a directory can hold, or where any of it, the pages
 // included, is not page-aligned guest memory.
-std::optional<std::vector<uint64_t>> read_page_directory(const GuestMemory& memory,
-                                                         uint64_t directory, uint32_t num_pages);
+[[nodiscard]] bool read_page_directory(const GuestMemory& memory, uint64_t directory,
+                                       std::span<uint64_t> pages);
 
 } // namespace rdma::pvrdma

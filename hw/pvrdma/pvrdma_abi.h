@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The interface between the PVRDMA function and its guest driver: registers,
-// the shared region, commands, rings. Layouts and numbers are VMware's, as
-// Linux's drivers/infiniband/hw/vmw_pvrdma/pvrdma_dev_api.h, pvrdma_verbs.h and
-// include/uapi/rdma/vmw_pvrdma-abi.h use them. All little-endian.
+// the shared region, commands. (Rings and their entries: queue_abi.h.) Layouts
+// and numbers are VMware's, as Linux's
+// drivers/infiniband/hw/vmw_pvrdma/pvrdma_dev_api.h and pvrdma_verbs.h use
+// them. All little-endian.
 #pragma once
 
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace rdma::pvrdma {
 
@@ -45,8 +47,10 @@ inline constexpr uint32_t uar_srq_offset = 8;
 inline constexpr uint32_t uar_srq_recv = 1u << 30;
 inline constexpr uint32_t uar_handle_mask = 0xffffff;
 
-inline constexpr uint32_t page_dir_max_pages = 512 * 512;
+// A page directory is a page of addresses of page tables, each a page of
+// addresses of 4 KiB pages: 1 GiB at most.
 inline constexpr uint32_t entries_per_table = 512;
+inline constexpr uint32_t page_dir_max_pages = entries_per_table * entries_per_table;
 
 struct DeviceCaps {
     uint64_t fw_ver;
@@ -101,7 +105,8 @@ struct DeviceCaps {
     uint8_t gid_types;
     uint32_t max_fast_reg_page_list_len;
 };
-static_assert(sizeof(DeviceCaps) == 208);
+static_assert(sizeof(DeviceCaps) == 208 && offsetof(DeviceCaps, vendor_id) == 64 &&
+              offsetof(DeviceCaps, gid_tbl_len) == 192 && offsetof(DeviceCaps, mode) == 200);
 
 inline constexpr uint8_t mode_roce = 0;
 inline constexpr uint8_t atomic_op_comp_swap = 1;
@@ -117,14 +122,14 @@ inline constexpr uint32_t max_fast_reg_page_list = 128;
 struct RingPageInfo {
     uint32_t num_pages; // with the state page
     uint32_t reserved;
-    uint64_t pdir_dma;
+    uint64_t pdir_dma; // page directory
 };
 static_assert(sizeof(RingPageInfo) == 16);
 
 struct SharedRegion {
     uint32_t driver_version;
     uint32_t pad;
-    uint64_t gos_info;
+    uint64_t gos_info; // guest operating system
     uint64_t cmd_slot_dma;
     uint64_t resp_slot_dma;
     RingPageInfo async_ring;
@@ -132,34 +137,18 @@ struct SharedRegion {
     uint64_t uar_pfn;
     DeviceCaps caps; // written by the device
 };
-static_assert(offsetof(SharedRegion, caps) == 72);
+static_assert(offsetof(SharedRegion, async_ring) == 32 && offsetof(SharedRegion, caps) == 72 &&
+              sizeof(SharedRegion) == 280);
 
+// An entry of the asynchronous event ring.
 struct EventEntry {
-    uint32_t type; // ib_event_type
-    uint32_t info; // handle, or port
+    uint32_t type; // ibv_event_type's numbers, up to IBV_EVENT_GID_CHANGE
+    uint32_t info; // handle of the QP, CQ or SRQ, or the port
 };
 static_assert(sizeof(EventEntry) == 8);
-
-enum EventType : uint32_t {
-    event_cq_err,
-    event_qp_fatal,
-    event_qp_req_err,
-    event_qp_access_err,
-    event_comm_est,
-    event_sq_drained,
-    event_path_mig,
-    event_path_mig_err,
-    event_device_fatal,
-    event_port_active,
-    event_port_err,
-    event_lid_change,
-    event_pkey_change,
-    event_sm_change,
-    event_srq_err,
-    event_srq_limit_reached,
-    event_qp_last_wqe_reached,
-    event_client_reregister,
-    event_gid_change,
+// An entry of the CQ notification ring.
+struct CqNotification {
+    uint32_t cq_handle;
 };
 
 enum Command : uint32_t {
@@ -201,6 +190,8 @@ struct RespHdr {
 };
 static_assert(sizeof(CmdHdr) == 16 && sizeof(RespHdr) == 16);
 
+// Enumerations in what follows have the numbers of libibverbs' (ibv_port_state,
+// ibv_mtu, ibv_qp_state, ibv_mig_state, ibv_access_flags, ibv_qp_attr_mask).
 struct PortAttr {
     uint32_t state;
     uint32_t max_mtu;
@@ -224,9 +215,6 @@ struct PortAttr {
     uint8_t reserved[2];
 };
 static_assert(sizeof(PortAttr) == 48);
-
-inline constexpr uint32_t port_cap_cm_sup = 1u << 16;
-inline constexpr uint32_t port_cap_ip_based_gids = 1u << 26;
 
 struct AhAttr {
     uint8_t dgid[16];
@@ -293,6 +281,7 @@ struct SrqAttr {
     uint32_t srq_limit;
     uint32_t reserved;
 };
+static_assert(sizeof(SrqAttr) == 16);
 
 struct CmdQueryPort {
     CmdHdr hdr;
@@ -318,7 +307,13 @@ struct CmdCreateUc {
     CmdHdr hdr;
     uint64_t pfn;
 };
-// Commands and responses that carry one handle.
+struct CmdCreatePd {
+    CmdHdr hdr;
+    uint32_t ctx_handle; // 0: the kernel's
+    uint32_t reserved;
+};
+// Commands and responses that carry one handle: to query or destroy, and of what
+// was created.
 struct CmdHandle {
     CmdHdr hdr;
     uint32_t handle;
@@ -331,14 +326,15 @@ struct RespHandle {
 };
 struct CmdCreateMr {
     CmdHdr hdr;
-    uint64_t start;
+    uint64_t start; // IOVA
     uint64_t length;
     uint64_t pdir_dma;
     uint32_t pd_handle;
     uint32_t access_flags;
-    uint32_t flags;
-    uint32_t nchunks;
+    uint32_t flags;   // mr_flag_*
+    uint32_t nchunks; // pages
 };
+static_assert(sizeof(CmdCreateMr) == 56);
 inline constexpr uint32_t mr_flag_dma = 1;
 inline constexpr uint32_t mr_flag_frmr = 2;
 struct RespCreateMr {
@@ -353,9 +349,10 @@ struct CmdCreateCq {
     uint64_t pdir_dma;
     uint32_t ctx_handle;
     uint32_t cqe;
-    uint32_t nchunks;
+    uint32_t nchunks; // pages, with the state page
     uint32_t reserved;
 };
+static_assert(sizeof(CmdCreateCq) == 40);
 struct RespCreateCq {
     RespHdr hdr;
     uint32_t cq_handle;
@@ -367,9 +364,10 @@ struct CmdCreateSrq {
     uint32_t pd_handle;
     uint32_t nchunks;
     SrqAttr attrs;
-    uint8_t srq_type;
+    uint8_t srq_type; // 0: basic
     uint8_t reserved[7];
 };
+static_assert(sizeof(CmdCreateSrq) == 56);
 struct CmdModifySrq {
     CmdHdr hdr;
     uint32_t srq_handle;
@@ -394,8 +392,8 @@ struct CmdCreateQp {
     uint32_t max_inline_data;
     uint32_t lkey;
     uint32_t access_flags;
-    uint16_t total_chunks;
-    uint16_t send_chunks; // without the state page
+    uint16_t total_chunks; // pages: the state page, send queue, receive queue
+    uint16_t send_chunks;  // pages of the send queue
     uint16_t max_atomic_arg;
     uint8_t sq_sig_all;
     uint8_t qp_type;
@@ -403,6 +401,7 @@ struct CmdCreateQp {
     uint8_t reserved[3];
 };
 static_assert(sizeof(CmdCreateQp) == 80);
+// Versions before 20: the handle is the QPN.
 struct RespCreateQp {
     RespHdr hdr;
     uint32_t qpn;
@@ -423,6 +422,7 @@ struct RespCreateQpV2 {
     uint32_t max_inline_data;
     uint32_t pad;
 };
+static_assert(sizeof(RespCreateQp) == 40 && sizeof(RespCreateQpV2) == 48);
 struct CmdModifyQp {
     CmdHdr hdr;
     uint32_t qp_handle;
@@ -450,139 +450,29 @@ struct CmdDestroyBind {
     uint8_t reserved[4];
 };
 
-// The command slot: as long as the longest command.
+static_assert(sizeof(CmdCreateBind) == 48 && sizeof(CmdDestroyBind) == 40);
+
+// The slots are as long as the longest command and response.
 using CommandSlot = std::array<std::byte, sizeof(CmdModifyQp)>;
+using ResponseSlot = std::array<std::byte, sizeof(RespQueryQp)>;
+static_assert(sizeof(ResponseSlot) == 176);
+
+// What begins a slot.
+template <typename T>
+T read_slot(const CommandSlot& slot)
+{
+    static_assert(sizeof(T) <= sizeof(slot));
+    T value;
+    std::memcpy(&value, slot.data(), sizeof(value));
+    return value;
+}
+template <typename T>
+void write_slot(ResponseSlot& slot, const T& value)
+{
+    static_assert(sizeof(T) <= sizeof(slot));
+    std::memcpy(slot.data(), &value, sizeof(value));
+}
 
 enum QpType : uint8_t { qpt_smi, qpt_gsi, qpt_rc, qpt_uc, qpt_ud };
-
-// One direction of a ring; two of them (tx, rx) at the start of a state page.
-struct RingState {
-    uint32_t prod_tail;
-    uint32_t cons_head;
-};
-inline constexpr uint64_t ring_tx_offset = 0;
-inline constexpr uint64_t ring_rx_offset = sizeof(RingState);
-
-struct Av {
-    uint32_t port_pd;
-    uint32_t sl_tclass_flowlabel; // traffic class from bit 20 on, flow label below
-    uint8_t dgid[16];
-    uint8_t src_path_bits;
-    uint8_t gid_index;
-    uint8_t stat_rate;
-    uint8_t hop_limit;
-    uint8_t dmac[6];
-    uint8_t reserved[6];
-};
-static_assert(sizeof(Av) == 40);
-
-struct Sge {
-    uint64_t addr;
-    uint32_t length;
-    uint32_t lkey;
-};
-static_assert(sizeof(Sge) == 16);
-
-struct RqWqeHdr {
-    uint64_t wr_id;
-    uint32_t num_sge;
-    uint32_t total_len;
-};
-static_assert(sizeof(RqWqeHdr) == 16);
-
-struct SqWqeHdr {
-    uint64_t wr_id;
-    uint32_t num_sge;
-    uint32_t total_len;
-    uint32_t opcode;
-    uint32_t send_flags;
-    uint32_t ex; // immediate data, or the key to invalidate
-    uint32_t reserved;
-    union {
-        struct {
-            uint64_t remote_addr;
-            uint32_t rkey;
-            uint32_t reserved;
-        } rdma;
-        struct {
-            uint64_t remote_addr;
-            uint64_t compare_add;
-            uint64_t swap;
-            uint32_t rkey;
-            uint32_t reserved;
-        } atomic;
-        struct {
-            uint64_t iova_start;
-            uint64_t pl_pdir_dma;
-            uint32_t page_shift;
-            uint32_t page_list_len;
-            uint32_t length;
-            uint32_t access_flags;
-            uint32_t rkey;
-            uint32_t reserved;
-        } fast_reg;
-        struct {
-            uint32_t remote_qpn;
-            uint32_t remote_qkey;
-            Av av;
-        } ud;
-        uint64_t masked_atomic[6];
-    } wr;
-};
-static_assert(sizeof(SqWqeHdr) == 80);
-
-enum WrOpcode : uint32_t {
-    wr_rdma_write,
-    wr_rdma_write_imm,
-    wr_send,
-    wr_send_imm,
-    wr_rdma_read,
-    wr_cmp_swap,
-    wr_fetch_add,
-    wr_lso,
-    wr_send_inv,
-    wr_rdma_read_inv,
-    wr_local_inv,
-    wr_fast_reg_mr,
-};
-
-struct Cqe {
-    uint64_t wr_id;
-    uint64_t qp; // handle
-    uint32_t opcode;
-    uint32_t status;
-    uint32_t byte_len;
-    uint32_t imm_data;
-    uint32_t src_qp;
-    uint32_t wc_flags;
-    uint32_t vendor_err;
-    uint16_t pkey_index;
-    uint16_t slid;
-    uint8_t sl;
-    uint8_t dlid_path_bits;
-    uint8_t port_num;
-    uint8_t smac[6];
-    uint8_t network_hdr_type;
-    uint8_t reserved[6];
-};
-static_assert(sizeof(Cqe) == 64);
-
-enum WcOpcode : uint32_t {
-    wc_send,
-    wc_rdma_write,
-    wc_rdma_read,
-    wc_comp_swap,
-    wc_fetch_add,
-    wc_bind_mw,
-    wc_lso,
-    wc_local_inv,
-    wc_fast_reg_mr,
-    wc_recv = 1 << 7,
-    wc_recv_rdma_with_imm,
-};
-inline constexpr uint32_t wc_flag_grh = 1;
-inline constexpr uint32_t wc_flag_imm = 2;
-inline constexpr uint32_t wc_flag_inv = 4;
-inline constexpr uint32_t wc_flag_network_type = 1 << 6;
 
 } // namespace rdma::pvrdma

@@ -3,19 +3,29 @@
 // The PVRDMA function: registers, shared region, command channel, doorbells
 // and rings, over a backend.
 //
-// Files: pvrdma_device.cc registers, doorbells and set-up; commands.cc the
-// command channel; completion_queue.cc completions and events.
+// Files: pvrdma_device.cc registers and doorbells; shared_region.cc bring-up;
+// commands.cc the command channel; queue_commands.cc the commands of CQ, SRQ
+// and QP; data_path.cc requests out of the guest's rings and completions into
+// them; events.cc asynchronous events and CQ notifications.
+//
+// All ring positions are in guest memory and nowhere else (guest_ring.h).
 #pragma once
+
+#include <fmt/format.h>
 
 #include <expected>
 #include <string>
-#include <unordered_map>
+#include <vector>
 
 #include "backend.h"
 #include "device.h"
 #include "guest_ring.h"
+#include "handle_table.h"
+#include "interrupts.h"
+#include "object_table.h"
 #include "pvrdma_abi.h"
 #include "statistics.h"
+#include "work_request.h"
 
 namespace rdma {
 
@@ -26,6 +36,8 @@ Limits limits_of(const PvrdmaConfig& config);
 
 class PvrdmaDevice final : public Device, public BackendClient {
 public:
+    // config: one that check_config finds nothing wrong with. backend: created
+    // with limits_of(config).
     PvrdmaDevice(const PvrdmaConfig& config, DeviceHost& host, GuestMemory& memory,
                  Backend& backend, Statistics& stats);
 
@@ -43,60 +55,94 @@ public:
 private:
     struct Qp {
         pvrdma::GuestRing sq;
-        pvrdma::GuestRing rq;
-        uint32_t max_send_sge;
+        pvrdma::GuestRing rq; // without slots where an SRQ takes its place
+        pvrdma::SendLimits send_limits;
         uint32_t max_recv_sge;
-        bool datagram;
-        bool ring_failed = false; // told the guest already
+        bool ring_failed = false; // the guest has been told
     };
     struct Cq {
         pvrdma::GuestRing ring;
         bool armed = false;
         bool armed_solicited = false;
-        bool overrun = false;
+        bool overrun = false;     // in error: takes no completions any more
+        bool notify_late = false; // in _late_notifications
     };
     struct Srq {
         pvrdma::GuestRing ring;
         uint32_t max_sge;
-        uint32_t limit = 0; // 0: not armed
+        bool ring_failed = false; // the guest has been told
     };
+    struct Context {}; // of a user process
 
     // pvrdma_device.cc
     uint32_t read_register(uint64_t offset);
     void write_register(uint64_t offset, uint32_t value);
-    void doorbell(uint64_t offset, uint32_t value);
-    bool set_up_shared_region();
-    bool set_up_event_ring(const pvrdma::RingPageInfo& info, uint32_t entry_size,
-                           pvrdma::GuestRing& ring);
-    pvrdma::DeviceCaps capabilities();
     void control(uint32_t value);
-    void raise(pvrdma::Vector vector);
-    void update_intx();
-    void drop_objects();
-    void guest_error(uint64_t& counter, const std::string& what);
+    void doorbell(uint64_t offset, uint32_t value);
+    void qp_doorbell(uint32_t value);
+    void cq_doorbell(uint32_t value);
+    void srq_doorbell(uint32_t value);
+    // The first of a kind are logged: enough to say what is wrong, and a guest
+    // cannot fill the log.
+    template <typename... Args>
+    void guest_error(uint64_t& counter, fmt::format_string<Args...> what, Args&&... args)
+    {
+        constexpr uint64_t logged = 20;
+        if (++counter <= logged) {
+            _host.log(RDMA_LOG_GUEST_ERROR,
+                      "pvrdma: " + fmt::format(what, std::forward<Args>(args)...));
+        }
+    }
 
-    // commands.cc; each returns 0 or a positive errno value.
+    // shared_region.cc
+    void drop_shared_region();
+    bool set_up_shared_region();
+
+    // commands.cc. Handlers return 0 or a positive errno value.
+    struct CommandEntry {
+        pvrdma::Command cmd;
+        bool answered; // Linux's driver waits for the response
+        int (*execute)(PvrdmaDevice&, const pvrdma::CommandSlot&, pvrdma::ResponseSlot&);
+    };
+    static const CommandEntry* find_command(uint32_t cmd); // null: not served
+    template <auto handler>
+    static int invoke(PvrdmaDevice& device, const pvrdma::CommandSlot& command,
+                      pvrdma::ResponseSlot& response);
     void execute_command();
-    template <typename T>
-    static const T& as(const pvrdma::CommandSlot& slot);
-    int dispatch(uint32_t cmd, const pvrdma::CommandSlot& slot, pvrdma::CommandSlot& response);
     int query_port(const pvrdma::CmdQueryPort& cmd, pvrdma::RespQueryPort& resp);
     int query_pkey(const pvrdma::CmdQueryPkey& cmd, pvrdma::RespQueryPkey& resp);
-    int create_uc(pvrdma::RespHandle& resp);
+    int create_uc(const pvrdma::CmdCreateUc& cmd, pvrdma::RespHandle& resp);
+    int destroy_uc(const pvrdma::CmdHandle& cmd);
+    int create_pd(const pvrdma::CmdCreatePd& cmd, pvrdma::RespHandle& resp);
+    int destroy_pd(const pvrdma::CmdHandle& cmd);
     int create_mr(const pvrdma::CmdCreateMr& cmd, pvrdma::RespCreateMr& resp);
+    int destroy_mr(const pvrdma::CmdHandle& cmd);
+    int create_bind(const pvrdma::CmdCreateBind& cmd);
+    int destroy_bind(const pvrdma::CmdDestroyBind& cmd);
+    bool is_context(uint32_t handle) const;
+
+    // queue_commands.cc
     int create_cq(const pvrdma::CmdCreateCq& cmd, pvrdma::RespCreateCq& resp);
+    int destroy_cq(const pvrdma::CmdHandle& cmd);
     int create_srq(const pvrdma::CmdCreateSrq& cmd, pvrdma::RespHandle& resp);
     int modify_srq(const pvrdma::CmdModifySrq& cmd);
-    int query_srq(uint32_t handle, pvrdma::RespQuerySrq& resp);
-    int create_qp(const pvrdma::CmdCreateQp& cmd, pvrdma::CommandSlot& response);
+    int query_srq(const pvrdma::CmdHandle& cmd, pvrdma::RespQuerySrq& resp);
+    int destroy_srq(const pvrdma::CmdHandle& cmd);
+    int create_qp(const pvrdma::CmdCreateQp& cmd, pvrdma::ResponseSlot& response);
     int modify_qp(const pvrdma::CmdModifyQp& cmd);
-    int query_qp(uint32_t handle, pvrdma::RespQueryQp& resp);
-    int create_bind(const pvrdma::CmdCreateBind& cmd);
+    int query_qp(const pvrdma::CmdHandle& cmd, pvrdma::RespQueryQp& resp);
+    int destroy_qp(const pvrdma::CmdHandle& cmd);
 
-    // completion_queue.cc
-    void notify(uint32_t cq);
-    void arm(uint32_t handle, bool solicited);
-    void report_ring_failure(uint32_t qp_handle, Qp& qp);
+    // data_path.cc
+    template <typename Object, typename Request, typename Read>
+    bool pull(uint32_t handle, Object& object, pvrdma::GuestRing& ring, Request& out, Read&& read);
+    void report_ring_failure(uint32_t qp, Qp& object);
+    void report_ring_failure(uint32_t srq, Srq& object);
+
+    // events.cc
+    void notify(uint32_t handle, Cq& cq);
+    bool write_notification(uint32_t handle);
+    void write_late_notifications();
 
     const PvrdmaConfig _config;
     DeviceHost& _host;
@@ -106,21 +152,25 @@ private:
 
     // Registers.
     uint64_t _dsr_address = 0;
-    uint32_t _error = 0;
-    uint32_t _interrupt_cause = 0;
-    uint32_t _interrupt_mask = ~0u;
-    uint32_t _mac[2] = {};
+    uint32_t _error = 0; // errno of the last request
+    pvrdma::Interrupts _interrupts;
+
     // From the shared region; valid while _ready.
     bool _ready = false;
     uint64_t _command_slot = 0;
     uint64_t _response_slot = 0;
     pvrdma::GuestRing _async_ring;
     pvrdma::GuestRing _cq_notification_ring;
+    // CQs whose notification found no room in the ring, oldest first.
+    std::vector<uint32_t> _late_notifications;
 
-    std::unordered_map<uint32_t, Qp> _qps; // by handle
-    std::unordered_map<uint32_t, Cq> _cqs;
-    std::unordered_map<uint32_t, Srq> _srqs;
-    std::vector<bool> _contexts; // user contexts in use
+    // By handle, which is the backend's id.
+    pvrdma::ObjectTable<Qp> _qps;
+    pvrdma::ObjectTable<Cq> _cqs;
+    pvrdma::ObjectTable<Srq> _srqs;
+    pvrdma::ObjectTable<uint32_t> _mr_pages; // length of each region's page list
+    uint64_t _pages_registered = 0;          // their sum
+    HandleTable<Context> _contexts;
 };
 
 } // namespace rdma

@@ -30,9 +30,7 @@ def payload():
 def fabric(request, tmp_path_factory, image, payload):
     """Two guests on one network: a server and a client of these kinds."""
     directory = tmp_path_factory.mktemp("-".join(request.param))
-    capture = directory / "capture.pcap"
-    pair = Fabric(request.param, directory, image, capture=capture, payload=payload)
-    pair.capture = capture
+    pair = Fabric(request.param, directory, image, payload=payload)
     yield pair
     pair.stop()
 

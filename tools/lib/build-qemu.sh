@@ -107,15 +107,15 @@ configure_qemu() {
 
 build_qemu() {
     # A run that would change nothing ends here.
-    local stamp inputs
+    local stamp=$cache/build/qemu-stamp${QEMU_RDMA_SANITIZE:+-sanitize} inputs built=
     inputs=$(fingerprint "$top"/{hw,backend,tools/lib,meson.build,meson_options.txt})
-    stamp=$cache/build/qemu-stamp-$inputs${QEMU_RDMA_SANITIZE:+-sanitize}
     if [ -e "$stamp" ]; then
-        qemu_binary=$(cat "$stamp")
-        if [ -x "$qemu_binary" ]; then
+        read -r built qemu_binary <"$stamp"
+        if [ "$built" = "$inputs" ] && [ -x "$qemu_binary" ]; then
             return 0
         fi
     fi
+    rm -f "$stamp"
     need_packages "${host_packages[@]}"
     build_core
     unpack_qemu
@@ -128,7 +128,7 @@ build_qemu() {
     say "building QEMU (about 4 minutes the first time on 2 cores)"
     run_logged qemu-build ninja -C "$qemu_build" qemu-system-x86_64 qemu-img
     qemu_binary=$qemu_build/qemu-system-x86_64
-    printf %s "$qemu_binary" >"$stamp.new"
+    printf '%s %s\n' "$inputs" "$qemu_binary" >"$stamp.new"
     mv "$stamp.new" "$stamp"
     say "QEMU is built"
 }

@@ -40,8 +40,9 @@ with_lock() {
     exec 9>&-
 }
 
-# fingerprint FILE...: one word for the contents of files and folders.
-fingerprint() { find "$@" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16; }
+# fingerprint FILE...: one word for the contents of files and folders, wherever
+# they lie.
+fingerprint() { find "$@" -type f -print0 | sort -z | xargs -0 cat | sha256sum | cut -c1-16; }
 
 # need_packages PACKAGE...: installs the ones that are missing.
 need_packages() {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two guests on one network, each with an RDMA device of a given kind."""
+import contextlib
 import pathlib
 
 from .guest import Guest
@@ -11,7 +12,7 @@ KINDS = ("pvrdma", "rxe")
 class Node:
     """A guest on the fabric. index: 1 or 2, the last part of its addresses."""
 
-    def __init__(self, kind, index, directory, image, capture=None, payload=None, name=None):
+    def __init__(self, kind, index, directory, image, payload=None, name=None):
         self.kind = kind
         self.index = index
         self.ipv4 = f"10.0.0.{index}"
@@ -29,8 +30,6 @@ class Node:
         else:
             arguments += ["-device", f"virtio-net-pci,netdev=n0,mac={mac},addr=5.0,host_mtu={MTU}"]
             self.device = "rxe0"
-        if capture:
-            arguments += ["-object", f"filter-dump,id=dump,netdev=n0,file={capture}"]
         self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, payload=payload)
 
     def configure(self):
@@ -47,6 +46,18 @@ class Node:
         else:
             guest.check("modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
         guest.check(f"until ibv_devinfo -d {self.device} | grep -q PORT_ACTIVE; do :; done")
+
+    @contextlib.contextmanager
+    def capture(self, path):
+        """Writes every frame of the guest's network to a pcap file meanwhile."""
+        # At the head, to see frames that the device's own filter takes.
+        self.guest.qmp.command("object-add", **{
+            "qom-type": "filter-dump", "id": "dump", "netdev": "n0", "file": str(path),
+            "position": "head"})
+        try:
+            yield
+        finally:
+            self.guest.qmp.command("object-del", id="dump")
 
     def gid_index(self, address):
         """The index of the GID that an IP address stands for."""
@@ -70,10 +81,9 @@ class Node:
 class Fabric:
     """Two nodes, booted and configured."""
 
-    def __init__(self, kinds, directory, image, capture=None, payload=None):
+    def __init__(self, kinds, directory, image, payload=None):
         self.nodes = [
-            Node(kind, index, directory, image, payload=payload,
-                 capture=capture if index == 1 else None)
+            Node(kind, index, directory, image, payload=payload)
             for index, kind in enumerate(kinds, start=1)]
         for node in self.nodes:
             node.configure()

@@ -99,12 +99,17 @@ static void rdma_nic_sent(NetClientState *nc, ssize_t len)
 bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
 {
     static const uint8_t no_offload[64];
-    int header = qemu_get_vnet_hdr_len(nic->nc->peer);
+    int header;
     struct iovec iov[2] = {
-        { .iov_base = (void *)no_offload, .iov_len = header },
+        { .iov_base = (void *)no_offload },
         { .iov_base = (void *)frame, .iov_len = size },
     };
 
+    if (!nic->nc) {
+        return true; /* the card has been unplugged */
+    }
+    header = qemu_get_vnet_hdr_len(nic->nc->peer);
+    iov[0].iov_len = header;
     if (header == 0) {
         return qemu_send_packet_async(nic->nc, frame, size,
                                       rdma_nic_sent) != 0;
@@ -132,6 +137,17 @@ static void rdma_nic_link_status_changed(NetClientState *nc)
         nic->original_info->link_status_changed(nc);
     }
     rdma_device_link_changed(nic->device);
+}
+
+/* The card goes first when a slot is unplugged, or at exit. */
+static void rdma_nic_cleanup(NetClientState *nc)
+{
+    RdmaNic *nic = rdma_nic_of(nc);
+
+    rdma_nic_detach(nic);
+    if (nc->info->cleanup) {
+        nc->info->cleanup(nc);
+    }
 }
 
 /* The filter object */
@@ -261,10 +277,11 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
 
     nic->drain = qemu_bh_new(rdma_nic_drain, nic);
 
-    /* To hear of set_link. */
+    /* To hear of set_link and of the card's end. */
     nic->original_info = nic->nc->info;
     nic->info = *nic->original_info;
     nic->info.link_status_changed = rdma_nic_link_status_changed;
+    nic->info.cleanup = rdma_nic_cleanup;
     nic->nc->info = &nic->info;
     QLIST_INSERT_HEAD(&rdma_nics, nic, next);
     rdma_nic_ask_for_short_slice();

@@ -16,11 +16,11 @@
 typedef struct RdmaNic {
     RdmaDevice *device;
     PCIDevice *pci;        /* function 0 */
-    NetClientState *nc;    /* the card's side of its network */
+    NetClientState *nc;    /* the card's side of its network; NULL: detached */
     NetFilterState *filter;
     QEMUBH *drain;         /* takes the packets that wait behind one */
     const NetClientInfo *original_info;
-    NetClientInfo info;    /* original_info with our link_status_changed */
+    NetClientInfo info;    /* original_info with callbacks of ours */
     QLIST_ENTRY(RdmaNic) next;
 } RdmaNic;
 

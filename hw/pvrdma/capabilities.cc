@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "capabilities.h"
+
+#include <bit>
+
+#include "backend.h"
+
+namespace rdma::pvrdma {
+
+namespace {
+
+constexpr uint32_t pci_vendor_vmware = 0x15ad;
+constexpr uint32_t pci_device_pvrdma = 0x0820;
+// Shown as major.minor.patch: 16 bits each, from bit 32 down.
+constexpr uint64_t firmware_version = uint64_t{1} << 32;
+// 4.096 us * 2^15 = 134 ms, as Linux's rxe says of itself.
+constexpr uint8_t ca_ack_delay = 15;
+constexpr uint32_t device_flags = IBV_DEVICE_UD_AV_PORT_ENFORCE | IBV_DEVICE_CURR_QP_STATE_MOD |
+                                  IBV_DEVICE_PORT_ACTIVE_EVENT | IBV_DEVICE_SYS_IMAGE_GUID |
+                                  IBV_DEVICE_RC_RNR_NAK_GEN;
+
+// Largest message, bytes: what the engine serves at every path MTU.
+constexpr uint32_t max_message_size = 1u << 30;
+
+constexpr uint32_t port_cap_cm_sup = 1u << 16;
+constexpr uint32_t port_cap_ip_based_gids = 1u << 26;
+constexpr uint8_t phys_disabled = 3;
+constexpr uint8_t phys_link_up = 5;
+constexpr uint8_t width_1x = 1;
+constexpr uint8_t speed_qdr = 4; // 10 Gb/s a lane: what the vmxnet3 beside it says
+
+// EUI-64 of an EUI-48, in network order (RFC 4291, appendix A).
+uint64_t eui64_of(const uint8_t mac[6])
+{
+    const uint8_t bytes[8] = {
+        static_cast<uint8_t>(mac[0] ^ 2), mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
+    return std::bit_cast<uint64_t>(bytes);
+}
+
+// Largest IB MTU that fits, as Linux's iboe_get_mtu() computes it: GRH, UDP,
+// BTH, XRC and atomic headers and ICRC fit beside it. nic_mtu: bytes, 0 if not
+// known.
+ibv_mtu active_mtu(uint32_t nic_mtu)
+{
+    constexpr uint32_t overhead = 40 + 8 + 12 + 4 + 28 + 4;
+    if (nic_mtu == 0) {
+        return IBV_MTU_1024;
+    }
+    for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
+        if (nic_mtu >= overhead + (128u << mtu)) {
+            return static_cast<ibv_mtu>(mtu);
+        }
+    }
+    return IBV_MTU_256;
+}
+
+} // namespace
+
+uint8_t gid_type_of(const PvrdmaConfig& config)
+{
+    return config.roce_version == 1 ? gid_type_v1 : gid_type_v2;
+}
+
+DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
+{
+    uint64_t guid = config.node_guid ? std::byteswap(config.node_guid) : eui64_of(nic.mac);
+    DeviceCaps caps{};
+    caps.fw_ver = firmware_version;
+    caps.node_guid = guid;
+    caps.sys_image_guid = guid;
+    caps.max_mr_size = config.max_mr_size;
+    caps.page_size_cap = page_size;
+    caps.vendor_id = pci_vendor_vmware;
+    caps.vendor_part_id = pci_device_pvrdma;
+    caps.hw_ver = config.version;
+    caps.max_qp = config.max_qp;
+    caps.max_qp_wr = config.max_qp_wr;
+    caps.device_cap_flags = device_flags;
+    caps.max_sge = config.max_sge;
+    caps.max_sge_rd = config.max_sge;
+    caps.max_cq = config.max_cq;
+    caps.max_cqe = config.max_cqe;
+    caps.max_mr = config.max_mr;
+    caps.max_pd = config.max_pd;
+    caps.max_qp_rd_atom = config.max_qp_rd_atom;
+    caps.max_res_rd_atom = config.max_qp_rd_atom * config.max_qp;
+    caps.max_qp_init_rd_atom = config.max_qp_init_rd_atom;
+    caps.max_ah = config.max_ah;
+    caps.max_srq = config.max_srq;
+    caps.max_srq_wr = config.max_srq_wr;
+    caps.max_srq_sge = config.max_srq_sge;
+    caps.max_uar = config.max_uar;
+    caps.gid_tbl_len = config.gid_tbl_len;
+    caps.max_pkeys = 1;
+    caps.local_ca_ack_delay = ca_ack_delay;
+    caps.phys_port_cnt = 1;
+    caps.mode = mode_roce;
+    caps.atomic_ops = atomic_op_comp_swap | atomic_op_fetch_add;
+    caps.bmme_flags = bmme_local_inv | bmme_remote_inv | bmme_fast_reg_wr;
+    caps.gid_types = gid_type_of(config);
+    caps.max_fast_reg_page_list_len = max_fast_reg_page_list;
+    return caps;
+}
+
+PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
+{
+    PortAttr attrs{};
+    attrs.state = nic.link_up ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
+    attrs.max_mtu = IBV_MTU_4096;
+    attrs.active_mtu = active_mtu(nic.mtu);
+    attrs.gid_tbl_len = config.gid_tbl_len;
+    attrs.port_cap_flags = port_cap_cm_sup | port_cap_ip_based_gids;
+    attrs.max_msg_sz = max_message_size;
+    attrs.pkey_tbl_len = 1;
+    attrs.max_vl_num = 1;
+    attrs.active_width = width_1x;
+    attrs.active_speed = speed_qdr;
+    attrs.phys_state = nic.link_up ? phys_link_up : phys_disabled;
+    return attrs;
+}
+
+} // namespace rdma::pvrdma

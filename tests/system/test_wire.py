@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is on the wire, as tshark decodes it."""
+import collections
+import subprocess
+
+import pytest
+
+from test_programs import both, expect_success, wait_cm_listener
+from vm.fabric import run_pair
+
+FIELDS = {
+    "source": "ip.src", "opcode": "infiniband.bth.opcode", "psn": "infiniband.bth.psn",
+    "ack_request": "infiniband.bth.a", "qpn": "infiniband.bth.destqp",
+    "pkey": "infiniband.bth.p_key", "length": "infiniband.reth.dmalen",
+    "syndrome": "infiniband.aeth.syndrome", "ttl": "ip.ttl", "checksum": "ip.checksum.status",
+}
+WRITE_FIRST, WRITE_MIDDLE, WRITE_LAST, READ_REQUEST = 6, 7, 8, 12
+READ_FIRST, READ_MIDDLE, READ_LAST, ACKNOWLEDGE = 13, 14, 15, 17
+
+
+def tshark(*arguments):
+    # tshark guesses what a message carries; the guess is not about our packets.
+    return subprocess.run(["tshark", "-n", "--disable-protocol", "rpcordma", *arguments],
+                          check=True, capture_output=True, text=True).stdout
+
+
+def packets(capture):
+    """The RoCE packets of a capture."""
+    lines = tshark("-r", str(capture), "-o", "ip.check_checksum:TRUE",
+                   "-Y", "udp.dstport == 4791", "-T", "fields",
+                   *(item for field in FIELDS.values() for item in ("-e", field)))
+    Packet = collections.namedtuple("Packet", FIELDS)
+    return [Packet(*line.split("\t")) for line in lines.splitlines()]
+
+
+def expect_well_formed(capture):
+    assert tshark("-r", str(capture), "-Y", "udp.port == 4791 and _ws.malformed") == ""
+
+
+@pytest.mark.parametrize("test, request_opcodes, response_opcodes", [
+    ("ib_write_bw", [WRITE_FIRST, WRITE_MIDDLE, WRITE_LAST], [ACKNOWLEDGE]),
+    ("ib_read_bw", [READ_REQUEST], [READ_FIRST, READ_MIDDLE, READ_LAST]),
+], ids=["write", "read"])
+def test_tshark_decodes_what_was_sent(fabric, tmp_path, test, request_opcodes, response_opcodes):
+    server, client, address, server_gid, client_gid = both(fabric)
+    size, count = 10000, 5  # three packets at an MTU of 4096
+    command = f"{test} -s {size} -n {count} -m 4096 -F"
+    capture = tmp_path / "capture.pcap"
+    with server.capture(capture):
+        expect_success(run_pair(
+            server, client, f"{command} -d {server.device} -x {server_gid}",
+            f"{command} -d {client.device} -x {client_gid} {address}", 18515))
+
+    expect_well_formed(capture)
+    seen = packets(capture)
+    requests = [p for p in seen if p.source == client.ipv4]
+    responses = [p for p in seen if p.source == server.ipv4]
+    assert {int(p.opcode) for p in requests} == set(request_opcodes)
+    assert {int(p.opcode) for p in responses} == set(response_opcodes)
+    for packet in seen:
+        assert int(packet.pkey, 0) == 0xffff
+        assert int(packet.ttl) >= 1
+        assert packet.checksum in ("Good", "1")
+    lengths = [int(p.length) for p in requests if p.length]
+    assert lengths == [size] * count
+    # Each request's PSNs follow the last one's; a READ takes those of its
+    # responses.
+    psns = [int(p.psn) for p in (responses if test == "ib_read_bw" else requests)]
+    assert psns == [(psns[0] + i) % 2**24 for i in range(len(psns))]
+    assert len(psns) == 3 * count
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_connection_management_is_well_formed(fabric, tmp_path, family):
+    server, client = fabric.nodes
+    address = getattr(server, family)
+    capture = tmp_path / "capture.pcap"
+    with server.capture(capture):
+        serving = server.guest.start(f"rping -s -a {address} -C 5")
+        wait_cm_listener(server)
+        client.guest.check(f"rping -c -a {address} -C 5")
+        assert serving.wait().status == 0
+    expect_well_formed(capture)
+    attributes = tshark("-r", str(capture), "-Y", "infiniband.mad", "-T", "fields",
+                        "-e", "infiniband.mad.attributeid").split()
+    connect_request, connect_reply, ready_to_use = 0x10, 0x13, 0x14
+    assert [int(a, 0) for a in attributes][:3] == [connect_request, connect_reply, ready_to_use]
