@@ -10,9 +10,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -26,7 +29,7 @@ using namespace rdma::pvrdma;
 class GuestRam {
 public:
     static constexpr uint64_t base = 0x100000;
-    static constexpr uint64_t size = 32 << 20;
+    static constexpr uint64_t size = 128 << 20;
     static constexpr uint64_t rom = 0x8000'0000;
     static constexpr uint64_t hole = 0x9000'0000; // no memory here
 
@@ -36,7 +39,7 @@ public:
     void unplug() { _memory.set_table({}); }
     void plug()
     {
-        const RdmaMemoryRegion regions[] = {{base, size, _ram.data(), false},
+        const RdmaMemoryRegion regions[] = {{base, size, _ram.get(), false},
                                             {rom, page_size, _rom.data(), true}};
         _memory.set_table(regions);
     }
@@ -46,6 +49,9 @@ public:
     {
         uint64_t gpa = _next;
         _next += 2 * page_size;
+        if (_next > base + size) {
+            throw std::runtime_error("the guest is out of memory");
+        }
         return gpa;
     }
     std::vector<uint64_t> pages(size_t count)
@@ -72,12 +78,17 @@ public:
     template <typename T>
     T& at(uint64_t gpa)
     {
-        return *reinterpret_cast<T*>(_ram.data() + (gpa - base));
+        return *reinterpret_cast<T*>(_ram.get() + (gpa - base));
     }
 
 private:
+    struct Free {
+        void operator()(std::byte* memory) const { std::free(memory); }
+    };
+
     GuestMemory& _memory;
-    alignas(8) std::vector<std::byte> _ram{size};
+    // calloc: what is not touched costs nothing.
+    std::unique_ptr<std::byte, Free> _ram{static_cast<std::byte*>(std::calloc(size, 1))};
     std::vector<std::byte> _rom{page_size};
     uint64_t _next = base;
 };
@@ -238,6 +249,7 @@ public:
     const std::vector<uint64_t>& pages() const { return _pages; }
 
     bool has_data() { return tail() != head(); }
+    // Of a ring whose slots are a power of two.
     uint32_t unread() { return (tail() - head()) & mask(); }
     // As producer: the next free entry, cleared; publish() follows.
     template <typename T>
@@ -356,8 +368,9 @@ public:
         uint32_t error = post(number, cmd);
         auto resp = response<Resp>();
         bool answered = host.irqs[vector_response] == before + 1;
-        if (error != 0 || !answered || resp.hdr.ack != (number | cmd_response_bit) ||
-            resp.hdr.response != _key || resp.hdr.err != 0) {
+        auto hdr = response<RespHdr>();
+        if (error != 0 || !answered || hdr.ack != (number | cmd_response_bit) ||
+            hdr.response != _key || hdr.err != 0) {
             throw std::runtime_error("command " + std::to_string(number) +
                                      " failed: " + std::to_string(error));
         }
