@@ -18,6 +18,8 @@ public:
     virtual void raise_irq(unsigned vector) = 0;
     virtual void set_intx(bool level) = 0;
     virtual RdmaNicInfo nic_info() = 0;
+    virtual void poll_idle() = 0;
+    virtual void poll_end() = 0;
     virtual void log(int level, std::string_view message) = 0;
 
 protected:

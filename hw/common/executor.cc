@@ -65,7 +65,9 @@ void Executor::update_timer()
     // Out of budget with work left: go on from the timer, at once.
     int64_t deadline =
         _engine->has_work() || !_waiting.empty() ? _ops.now(_opaque) : _engine->next_deadline();
-    if (deadline != _deadline) {
+    // Setting a timer may wake another thread: one that comes early (an answer
+    // has moved the deadline) is left to come.
+    if (deadline < _deadline) {
         _deadline = deadline;
         _ops.set_timer(_opaque, deadline);
     }

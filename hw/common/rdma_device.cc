@@ -37,6 +37,8 @@ struct RdmaDevice final : DeviceHost {
         ops.nic_info(opaque, &info);
         return info;
     }
+    void poll_idle() override { ops.poll_idle(opaque); }
+    void poll_end() override { ops.poll_end(opaque); }
     void log(int level, std::string_view message) override
     {
         ops.log(opaque, level, std::string(message).c_str());

@@ -71,6 +71,11 @@ typedef struct RdmaHostOps {
     /* The device has written guest memory [gpa, gpa + size). */
     void (*mark_dirty)(void *opaque, uint64_t gpa, uint64_t size);
     void (*nic_info)(void *opaque, RdmaNicInfo *info);
+    /* The guest polls for completions in a tight loop and finds none: the host
+     * may let the vCPU that made the present access wait for poll_end. */
+    void (*poll_idle)(void *opaque);
+    /* A completion has been written. */
+    void (*poll_end)(void *opaque);
     void (*log)(void *opaque, int level, const char *message);
 } RdmaHostOps;
 

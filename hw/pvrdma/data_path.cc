@@ -111,6 +111,8 @@ bool PvrdmaDevice::complete(uint32_t handle, const Completion& completion)
     if (!_late_notifications.empty()) {
         write_late_notifications();
     }
+    _idle_polls.progress();
+    _host.poll_end();
     if (cq->armed || (cq->armed_solicited && completion.solicited)) {
         cq->armed = cq->armed_solicited = false;
         notify(handle, *cq);

@@ -54,7 +54,8 @@ void PvrdmaDevice::bar_write(unsigned bar, uint64_t offset, uint32_t value, unsi
         guest_error(_stats.guest_register_errors, "write of {} bytes at {:#x} of BAR {}", size,
                     offset, bar);
     } else if (bar == RDMA_BAR_UAR) {
-        doorbell(offset & uar_offset_mask, value);
+        doorbell(static_cast<uint32_t>(offset / RDMA_UAR_PAGE_SIZE), offset & uar_offset_mask,
+                 value);
     } else if (bar == RDMA_BAR_REGS) {
         write_register(offset, value);
     }
@@ -131,11 +132,11 @@ void PvrdmaDevice::control(uint32_t value)
     }
 }
 
-void PvrdmaDevice::doorbell(uint64_t offset, uint32_t value)
+void PvrdmaDevice::doorbell(uint32_t page, uint64_t offset, uint32_t value)
 {
     switch (offset) {
     case uar_cq_offset:
-        cq_doorbell(value);
+        cq_doorbell(page, value);
         break;
     case uar_qp_offset:
         qp_doorbell(value);
@@ -155,6 +156,7 @@ void PvrdmaDevice::qp_doorbell(uint32_t value)
         guest_error(_stats.guest_doorbell_errors, "doorbell {:#x}: no such QP or request", value);
         return;
     }
+    _idle_polls.progress();
     if (value & uar_qp_send) {
         _backend.send_doorbell(handle);
     }
@@ -165,13 +167,17 @@ void PvrdmaDevice::qp_doorbell(uint32_t value)
 
 // Every empty poll of a completion queue comes through here: it must find out
 // at once that there is nothing to do.
-void PvrdmaDevice::cq_doorbell(uint32_t value)
+void PvrdmaDevice::cq_doorbell(uint32_t page, uint32_t value)
 {
     if (!_late_notifications.empty()) {
         write_late_notifications();
     }
     if (value & uar_cq_poll) {
-        return; // completions are written as they happen
+        // Completions are written as they happen: there is nothing to look for.
+        if (_idle_polls.poll(page)) {
+            _host.poll_idle();
+        }
+        return;
     }
     uint32_t handle = value & uar_handle_mask;
     Cq* cq = _cqs.find(handle);

@@ -21,6 +21,7 @@
 #include "device.h"
 #include "guest_ring.h"
 #include "handle_table.h"
+#include "idle_polls.h"
 #include "interrupts.h"
 #include "object_table.h"
 #include "pvrdma_abi.h"
@@ -78,9 +79,9 @@ private:
     uint32_t read_register(uint64_t offset);
     void write_register(uint64_t offset, uint32_t value);
     void control(uint32_t value);
-    void doorbell(uint64_t offset, uint32_t value);
+    void doorbell(uint32_t page, uint64_t offset, uint32_t value);
     void qp_doorbell(uint32_t value);
-    void cq_doorbell(uint32_t value);
+    void cq_doorbell(uint32_t page, uint32_t value);
     void srq_doorbell(uint32_t value);
     // The first of a kind are logged: enough to say what is wrong, and a guest
     // cannot fill the log.
@@ -171,6 +172,7 @@ private:
     pvrdma::ObjectTable<uint32_t> _mr_pages; // length of each region's page list
     uint64_t _pages_registered = 0;          // their sum
     HandleTable<Context> _contexts;
+    IdlePolls _idle_polls;
 };
 
 } // namespace rdma

@@ -97,10 +97,14 @@ struct FakeHost final : DeviceHost {
     void raise_irq(unsigned vector) override { ++irqs.at(vector); }
     void set_intx(bool level) override { intx = level; }
     RdmaNicInfo nic_info() override { return nic; }
+    void poll_idle() override { ++idle_polls; }
+    void poll_end() override { ++poll_ends; }
     void log(int, std::string_view message) override { logged.emplace_back(message); }
 
     std::array<int, 3> irqs{};
     bool intx = false;
+    int idle_polls = 0;
+    int poll_ends = 0;
     RdmaNicInfo nic{{0x52, 0x54, 0x00, 0x12, 0x34, 0x56}, 1500, true};
     std::vector<std::string> logged;
 };

@@ -108,7 +108,7 @@ class Guest:
             "-no-reboot", "-serial", f"file:{self.serial_log}",
             "-qmp", f"unix:{qmp_path},server=on,wait=off",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
-            "-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={agent_path}",
+            "-device", "virtio-serial-pci,max_ports=2", "-chardev", f"socket,id=agent,path={agent_path}",
             "-device", "virtserialport,chardev=agent,name=agent",
         ]
         if payload:

@@ -18,6 +18,7 @@
 #include "migration/blocker.h"
 #include "hw/common/qemu/rdma_memory.h"
 #include "hw/common/qemu/rdma_nic.h"
+#include "hw/common/qemu/rdma_pause.h"
 
 #define TYPE_PVRDMA "pvrdma"
 OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
@@ -26,16 +27,19 @@ OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
 #define PVRDMA_REVISION 1
 #define PVRDMA_MSIX_BAR 0
 #define PVRDMA_VECTORS 3
+#define PVRDMA_MAX_POLL_PAUSE_US 1000
 
 struct PvrdmaState {
     PCIDevice parent_obj;
 
     PvrdmaConfig config;
     char *roce;
+    uint32_t poll_pause_us;
 
     RdmaDevice *device;
     RdmaMemory memory;
     RdmaNic nic;
+    RdmaPause pause;
     MemoryRegion regs;
     MemoryRegion uar;
     QEMUTimer *timer;
@@ -103,6 +107,20 @@ static void pvrdma_nic_info(void *opaque, RdmaNicInfo *info)
     }
 }
 
+static void pvrdma_poll_idle(void *opaque)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_pause_vcpu(&s->pause);
+}
+
+static void pvrdma_poll_end(void *opaque)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_pause_end(&s->pause);
+}
+
 static void pvrdma_log(void *opaque, int level, const char *message)
 {
     switch (level) {
@@ -128,6 +146,8 @@ static const RdmaHostOps pvrdma_host_ops = {
     .set_intx = pvrdma_set_intx,
     .mark_dirty = pvrdma_mark_dirty,
     .nic_info = pvrdma_nic_info,
+    .poll_idle = pvrdma_poll_idle,
+    .poll_end = pvrdma_poll_end,
     .log = pvrdma_log,
 };
 
@@ -236,6 +256,14 @@ static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
                    s->roce);
         return false;
     }
+    if (s->poll_pause_us > PVRDMA_MAX_POLL_PAUSE_US) {
+        error_setg(errp, "property 'poll-pause' is %" PRIu32 ": it must be "
+                   "0 to %d microseconds", s->poll_pause_us,
+                   PVRDMA_MAX_POLL_PAUSE_US);
+        return false;
+    }
+    s->pause.owner = OBJECT(s);
+    s->pause.max_ns = s->poll_pause_us * SCALE_US;
     s->device = pvrdma_device_create(&s->config, &pvrdma_host_ops, s,
                                      &message);
     if (!s->device) {
@@ -330,6 +358,7 @@ static void pvrdma_instance_init(Object *obj)
 
 static const Property pvrdma_properties[] = {
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
+    DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
 #define PVRDMA_PROPERTY(name, field) \
     DEFINE_PROP_UNSIGNED_NODEFAULT(name, PvrdmaState, config.field, \
                                    qdev_prop_uint32, uint32_t)
