@@ -73,8 +73,9 @@ struct ResponderResource {
 
 // What the responder has yet to send, in order.
 struct Response {
-    enum class Kind : uint8_t { read, atomic, nak } kind;
-    uint8_t syndrome;   // nak (of any type)
+    enum class Kind : uint8_t { read, atomic, acknowledge } kind;
+    bool again;         // sent before: the answer to a duplicate
+    uint8_t syndrome;   // acknowledge: of any type
     uint32_t psn;       // of the next packet
     uint32_t remaining_packets;
     bool started;       // read: its first packet is out

@@ -68,6 +68,12 @@ void Responder::handle_request(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.drop_qp_state;
         return;
     }
+    if (qp.resp.responses.size() >= max_responses) {
+        // As if lost on the way: the requester sends faster than it takes
+        // the answers.
+        ++_ctx.stats.drop_overload;
+        return;
+    }
     if (!check_sequence(qp, packet)) {
         return;
     }
@@ -123,7 +129,15 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
     ResponderState& resp = qp.resp;
     uint8_t op = packet.operation();
     if (is_send(op) || is_write(op)) {
-        resp.ack_pending = true;
+        const auto& resources = resp.resources;
+        if (!resources.empty() &&
+            psn_diff(resources[resources.size() - 1].first_psn, packet.psn) > 0) {
+            // The requester may wait for a READ or atomic behind this one; an
+            // acknowledgement beyond it would be an implied NAK.
+            push_acknowledge(qp, aeth_ack | aeth_ack_no_credits, packet.psn);
+        } else {
+            resp.ack_pending = true;
+        }
         _ctx.schedule(qp);
         return;
     }
@@ -137,7 +151,8 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         if (resource.atomic) {
             truncate_responses(qp, packet.psn);
             Response& again = resp.responses.push_back();
-            again = {Response::Kind::atomic, 0, packet.psn, 1, false, 0, 0, 0, resource.original};
+            again = {Response::Kind::atomic, true, 0, packet.psn, 1, false, 0, 0, 0,
+                     resource.original};
         } else {
             uint32_t packets = packets_of(packet.dma_length, qp.mtu);
             if (packets > resource.num_packets - static_cast<uint32_t>(into) ||
@@ -147,7 +162,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
                 return;
             }
             truncate_responses(qp, packet.psn);
-            push_read(qp, packet, packets);
+            push_read(qp, packet, packets, true);
         }
         _ctx.schedule(qp);
         return;
@@ -335,15 +350,27 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
     }
 }
 
+// 9.7.4.1.7: whether a READ or atomic more is within this QP's resources. The
+// requester has had the answers that it asked for again, or it would not ask
+// for more: they need not be sent.
+bool Responder::make_room(QueuePair& qp)
+{
+    auto& responses = qp.resp.responses;
+    uint32_t pending = 0;
+    for (size_t i = 0; i < responses.size(); ++i) {
+        pending += responses[i].kind != Response::Kind::acknowledge;
+    }
+    while (pending >= qp.attr.max_dest_rd_atomic && !responses.empty() &&
+           (responses.front().again || responses.front().kind == Response::Kind::acknowledge)) {
+        pending -= responses.front().kind != Response::Kind::acknowledge;
+        responses.pop_front();
+    }
+    return pending < qp.attr.max_dest_rd_atomic;
+}
+
 void Responder::execute_read(QueuePair& qp, const Packet& packet)
 {
-    ResponderState& resp = qp.resp;
-    uint32_t pending = 0;
-    for (size_t i = 0; i < resp.responses.size(); ++i) {
-        pending += resp.responses[i].kind != Response::Kind::nak;
-    }
-    // 9.7.4.1.7: more at once than this QP has resources for.
-    if (packet.dma_length > max_message || pending >= qp.attr.max_dest_rd_atomic) {
+    if (packet.dma_length > max_message || !make_room(qp)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
@@ -356,16 +383,15 @@ void Responder::execute_read(QueuePair& qp, const Packet& packet)
     }
     uint32_t packets = packets_of(packet.dma_length, qp.mtu);
     remember(qp, {false, packet.psn, packets, 0});
-    push_read(qp, packet, packets);
+    push_read(qp, packet, packets, false);
     accepted(qp, packet, packets, true);
     _ctx.schedule(qp);
 }
 
 void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
 {
-    ResponderState& resp = qp.resp;
     // 9.7.4.1.3: naturally aligned; resources as for READ.
-    if (packet.remote_address % sizeof(uint64_t) != 0 || qp.attr.max_dest_rd_atomic == 0) {
+    if (packet.remote_address % sizeof(uint64_t) != 0 || !make_room(qp)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
@@ -390,8 +416,8 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
         return;
     }
     remember(qp, {true, packet.psn, 1, original});
-    resp.responses.push_back() = {Response::Kind::atomic, 0, packet.psn, 1, false, 0, 0, 0,
-                                  original};
+    qp.resp.responses.push_back() = {Response::Kind::atomic, false, 0, packet.psn, 1, false, 0, 0,
+                                     0, original};
     accepted(qp, packet, 1, true);
     _ctx.schedule(qp);
 }
@@ -405,11 +431,13 @@ void Responder::remember(QueuePair& qp, const ResponderResource& resource)
     resources.push_back(resource);
 }
 
-void Responder::push_read(QueuePair& qp, const Packet& packet, uint32_t packets)
+void Responder::push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again)
 {
-    qp.resp.responses.push_back() = {Response::Kind::read,   0,           packet.psn,
-                                     packets,                false,       packet.remote_address,
-                                     packet.rkey,            packet.dma_length, 0};
+    qp.resp.responses.push_back() = {Response::Kind::read,  again,
+                                     0,                     packet.psn,
+                                     packets,               false,
+                                     packet.remote_address, packet.rkey,
+                                     packet.dma_length,     0};
 }
 
 // The request at epsn has been carried out.
@@ -449,9 +477,14 @@ void Responder::finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcod
 
 void Responder::push_nak(QueuePair& qp, uint8_t syndrome)
 {
-    qp.resp.responses.push_back() = {Response::Kind::nak, syndrome, qp.resp.epsn, 1, false, 0, 0,
-                                     0, 0};
+    push_acknowledge(qp, syndrome, qp.resp.epsn);
     _ctx.schedule(qp);
+}
+
+void Responder::push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn)
+{
+    qp.resp.responses.push_back() = {Response::Kind::acknowledge, false, syndrome, psn, 1, false,
+                                     0,                           0,     0,        0};
 }
 
 // 9.9.3: the requester is told, the receive request in use fails, and the QP
@@ -508,17 +541,20 @@ bool Responder::transmit(QueuePair& qp)
     Response& response = resp.responses.front();
     FrameBuilder& frame = _ctx.builder;
     switch (response.kind) {
-    case Response::Kind::nak:
+    case Response::Kind::acknowledge:
         switch (response.syndrome & aeth_type_mask) {
+        case aeth_ack:
+            ++_ctx.stats.acks_sent;
+            break;
         case aeth_rnr_nak:
             ++_ctx.stats.rnr_naks_sent;
+            resp.ack_pending = false; // a NAK acknowledges all before it
             break;
         default:
             ++(response.syndrome == aeth_nak_sequence ? _ctx.stats.sequence_naks_sent
                                                       : _ctx.stats.error_naks_sent);
+            resp.ack_pending = false;
         }
-        // A NAK acknowledges all before it.
-        resp.ack_pending = false;
         send_acknowledge(qp, response.psn, response.syndrome);
         resp.responses.pop_front();
         return true;

@@ -8,6 +8,10 @@
 
 namespace rdma::roce {
 
+// Responses a QP has yet to send, at most; a request that finds so many is
+// dropped.
+inline constexpr size_t max_responses = 1024;
+
 class Responder {
 public:
     explicit Responder(Context& context) : _ctx(context) {}
@@ -40,10 +44,12 @@ private:
                         uint64_t byte_len);
     void accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done);
     void remember(QueuePair& qp, const ResponderResource& resource);
+    bool make_room(QueuePair& qp);
     void push_nak(QueuePair& qp, uint8_t syndrome);
+    void push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn);
     void refuse(QueuePair& qp, const Refusal& refusal);
     void truncate_responses(QueuePair& qp, uint32_t psn);
-    void push_read(QueuePair& qp, const Packet& packet, uint32_t packets);
+    void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
     void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
 
     Context& _ctx;

@@ -42,6 +42,7 @@ namespace rdma {
     X(drop_no_receive, "drop-no-receive")                                                          \
     X(drop_length, "drop-length")                                                                  \
     X(drop_congestion, "drop-congestion")                                                          \
+    X(drop_overload, "drop-overload")                                                              \
     /* Bad requests of the guest, by where they came in. */                                        \
     X(guest_register_errors, "guest-register-errors")                                              \
     X(guest_command_errors, "guest-command-errors")                                                \

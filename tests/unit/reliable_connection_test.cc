@@ -443,6 +443,119 @@ TEST_F(ReliableConnection, packets_of_a_stranger_are_dropped)
     EXPECT_EQ(b.stats.drop_peer_mismatch, 1u);
 }
 
+// The test plays a's part on the wire, and sees what b answers.
+struct Responding : ReliableConnection {
+    struct Answer {
+        uint8_t op;
+        uint32_t psn;
+        uint8_t syndrome;
+    };
+    std::vector<Answer> answers;
+    uint32_t psn = Connection{}.psn_a;
+
+    void connect_up(const Connection& c = {})
+    {
+        ReliableConnection::connect_up(c);
+        b.transmit = [this](std::vector<uint8_t> frame) {
+            constexpr size_t bth = 14 + 20 + 8;
+            answers.push_back({frame[bth],
+                               uint32_t{frame[bth + 9]} << 16 | uint32_t{frame[bth + 10]} << 8 |
+                                   frame[bth + 11],
+                               frame[bth + 12]});
+        };
+    }
+    template <typename... Header>
+    void request(uint8_t op, uint32_t at, const Header&... headers)
+    {
+        FrameBuilder builder;
+        Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
+        builder.begin(path, op, qb.qpn, at, true, false);
+        (builder.header(headers), ...);
+        b.engine.receive(builder.finish(), network.now);
+    }
+    void add(uint32_t at) { request(op_fetch_add, at, AtomicEth{b_buffer, kb.rkey, 1, 0}); }
+    void read(uint32_t at, uint32_t n = 8) { request(op_read_request, at, Reth{b_buffer, kb.rkey, n}); }
+    void write(uint32_t at) { request(op_write_only, at, Reth{b_buffer, kb.rkey, 0}); }
+    void run() { b.engine.run(network.now, 1u << 20); }
+};
+
+TEST_F(Responding, answers_sent_again_give_way_to_new_requests)
+{
+    // The requester went back, then had the first answers after all.
+    Connection c;
+    c.rd_atomic = 2;
+    connect_up(c);
+    read(psn);
+    add(psn + 1);
+    run();
+    read(psn);
+    add(psn + 1);
+    add(psn + 2);
+    read(psn + 3);
+    run();
+    EXPECT_TRUE(b.events.empty());
+    ASSERT_GE(answers.size(), 4u);
+    EXPECT_EQ(answers[answers.size() - 2].psn, psn + 2);
+    EXPECT_EQ(answers[answers.size() - 1].psn, psn + 3);
+}
+
+TEST_F(Responding, more_reads_and_atomics_at_once_than_agreed_are_refused)
+{
+    for (bool atomic : {false, true}) {
+        SCOPED_TRACE(atomic);
+        Connection c;
+        c.rd_atomic = 2;
+        qa = a.create_qp(IBV_QPT_RC);
+        qb = b.create_qp(IBV_QPT_RC);
+        connect_up(c);
+        answers.clear();
+        b.events.clear();
+        read(psn);
+        read(psn + 1);
+        atomic ? add(psn + 2) : read(psn + 2);
+        run();
+        ASSERT_EQ(answers.size(), 3u);
+        EXPECT_EQ(answers[2].op, op_acknowledge);
+        EXPECT_EQ(answers[2].psn, psn + 2);
+        EXPECT_EQ(answers[2].syndrome, aeth_nak_invalid_request);
+        ASSERT_EQ(b.events.size(), 1u);
+        EXPECT_EQ(b.events[0].type, IBV_EVENT_QP_REQ_ERR);
+    }
+}
+
+TEST_F(Responding, a_duplicate_write_before_a_read_is_acknowledged_alone)
+{
+    connect_up();
+    write(psn);
+    read(psn + 1);
+    write(psn + 2);
+    run();
+    answers.clear();
+    write(psn);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
+    write(psn + 2);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].psn, psn + 2);
+}
+
+TEST_F(Responding, answers_that_pile_up_are_bounded)
+{
+    connect_up();
+    for (int i = 0; i < 10000; ++i) {
+        request(op_send_only, psn); // no receive: an RNR NAK each time
+    }
+    run();
+    EXPECT_LE(answers.size(), max_responses);
+    EXPECT_GT(b.stats.drop_overload, 0u);
+    read(psn);
+    run();
+    EXPECT_EQ(answers.back().op, op_read_response_only);
+}
+
 TEST(LoopbackConnection, two_qps_of_one_device_talk_without_the_network)
 {
     Node a(1);
