@@ -35,6 +35,11 @@ const RdmaMemoryRegion* GuestMemory::find(uint64_t gpa) const
 
 std::span<const std::byte> GuestMemory::readable(uint64_t gpa, uint64_t size) const
 {
+#ifdef RDMA_FUZZ
+    if (before_guest_read) {
+        before_guest_read(gpa, size);
+    }
+#endif
     const RdmaMemoryRegion* r = find(gpa);
     if (!r) {
         return {};

@@ -91,18 +91,23 @@ link_glue() {
         cp "$core_build/libqemu-rdma-core.a" "$qemu_source/hw/rdma/lib/"
 }
 
+# Anew where the options have changed.
 configure_qemu() {
     local options=(
         --target-list=x86_64-softmmu --without-default-features --python="$python"
         --enable-system --enable-tcg --enable-kvm --enable-slirp --enable-vhost-kernel
-        --enable-vhost-net --enable-virtfs --enable-attr --enable-cap-ng --enable-pixman
+        --enable-vhost-net --enable-vhost-user --enable-virtfs --enable-attr --enable-cap-ng --enable-pixman
         --enable-tools --enable-fdt=system --disable-download --disable-install-blobs --disable-docs --disable-werror
     )
     if [ -n "${QEMU_RDMA_SANITIZE:-}" ]; then
         options+=(--enable-asan --enable-ubsan)
     fi
+    [ "$(cat "$qemu_build/options" 2>/dev/null)" != "${options[*]}" ] || return 0
+    say "configuring QEMU"
+    rm -rf "$qemu_build"
     mkdir -p "$qemu_build"
     (cd "$qemu_build" && run_logged qemu-configure "$qemu_source/configure" "${options[@]}")
+    printf '%s\n' "${options[*]}" >"$qemu_build/options"
 }
 
 build_qemu() {
@@ -121,10 +126,7 @@ build_qemu() {
     unpack_qemu
     link_glue
     qemu_build=$qemu_source/build${QEMU_RDMA_SANITIZE:+-sanitize}
-    if [ ! -e "$qemu_build/build.ninja" ]; then
-        say "configuring QEMU"
-        configure_qemu
-    fi
+    configure_qemu
     say "building QEMU (about 4 minutes the first time on 2 cores)"
     run_logged qemu-build ninja -C "$qemu_build" qemu-system-x86_64 qemu-img
     qemu_binary=$qemu_build/qemu-system-x86_64

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "machine.h"
+
+#include <infiniband/verbs.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "guest_memory.h"
+
+namespace rdma::fuzz {
+
+namespace {
+
+Machine& machine(void* opaque)
+{
+    return *static_cast<Machine*>(opaque);
+}
+
+[[noreturn]] void broken()
+{
+    abort(); // libFuzzer reports it
+}
+
+// Memory that stays from one machine to the next: mapping it anew takes most
+// of a short run's time.
+std::span<std::byte> zeroed(std::unique_ptr<std::byte[]>& memory, size_t size)
+{
+    if (!memory) {
+        memory.reset(new std::byte[size]);
+    }
+    std::memset(memory.get(), 0, size);
+    return {memory.get(), size};
+}
+std::unique_ptr<std::byte[]> ram_memory;
+std::unique_ptr<std::byte[]> more_ram_memory;
+std::unique_ptr<std::byte[]> rom_memory;
+
+} // namespace
+
+const RdmaHostOps Machine::ops = {
+    .now = [](void* opaque) { return machine(opaque)._now; },
+    .set_timer = [](void* opaque, int64_t deadline) { machine(opaque)._deadline = deadline; },
+    .send_packet =
+        [](void* opaque, const uint8_t* frame, size_t size) {
+            // Every byte is read, so that none may be uninitialised or beyond.
+            unsigned sum = 0;
+            for (size_t i = 0; i < size; ++i) {
+                sum += frame[i];
+            }
+            if (size < 14 || sum == 0) {
+                broken();
+            }
+            return !machine(opaque)._full;
+        },
+    .raise_irq =
+        [](void*, unsigned vector) {
+            if (vector > 2) {
+                broken();
+            }
+        },
+    .set_intx = [](void*, bool) {},
+    .mark_dirty =
+        [](void* opaque, uint64_t gpa, uint64_t size) {
+            if (!machine(opaque).host_address(gpa, size)) {
+                broken();
+            }
+        },
+    .nic_info =
+        [](void* opaque, RdmaNicInfo* info) {
+            std::ranges::copy(own_mac, info->mac);
+            info->mtu = 4500;
+            info->link_up = machine(opaque)._link_up;
+        },
+    .poll_idle = [](void*) {},
+    .poll_end = [](void*) {},
+    .log =
+        [](void*, int, const char* message) {
+            if (std::strlen(message) > 1000) {
+                broken();
+            }
+        },
+};
+
+Machine::Machine(bool dirty_log)
+    : _ram(zeroed(ram_memory, ram_size)), _more_ram(zeroed(more_ram_memory, more_ram_size)),
+      _rom(zeroed(rom_memory, page_size))
+{
+    PvrdmaConfig config;
+    pvrdma_config_default(&config);
+    char* error = nullptr;
+    _device = pvrdma_device_create(&config, &ops, this, &error);
+    if (!_device) {
+        broken();
+    }
+    map_memory(true);
+    rdma_device_set_dirty_log(_device, dirty_log);
+    before_guest_read = [this](uint64_t gpa, uint64_t size) { before_read(gpa, size); };
+}
+
+Machine::~Machine()
+{
+    before_guest_read = nullptr;
+    rdma_device_destroy(_device);
+}
+
+void Machine::map_memory(bool all)
+{
+    const RdmaMemoryRegion regions[] = {{ram, ram_size, _ram.data(), false},
+                                        {rom, page_size, _rom.data(), true},
+                                        {more_ram, more_ram_size, _more_ram.data(), false}};
+    rdma_device_set_memory(_device, regions, all ? 3 : 1);
+}
+
+std::byte* Machine::host_address(uint64_t gpa, size_t size)
+{
+    if (gpa >= ram && gpa - ram <= ram_size && size <= ram_size - (gpa - ram)) {
+        return _ram.data() + (gpa - ram);
+    }
+    if (gpa >= more_ram && gpa - more_ram <= more_ram_size &&
+        size <= more_ram_size - (gpa - more_ram)) {
+        return _more_ram.data() + (gpa - more_ram);
+    }
+    return nullptr;
+}
+
+void Machine::poke(uint64_t gpa, const void* bytes, size_t size)
+{
+    std::byte* address = host_address(gpa, size);
+    if (address && size > 0) {
+        std::memcpy(address, bytes, size);
+    }
+}
+
+void Machine::peek(uint64_t gpa, void* bytes, size_t size)
+{
+    if (std::byte* address = host_address(gpa, size)) {
+        std::memcpy(bytes, address, size);
+    }
+}
+
+uint64_t Machine::page()
+{
+    uint64_t gpa = _next_page;
+    _next_page += page_size;
+    if (_next_page == more_ram + more_ram_size) {
+        _next_page = ram;
+    }
+    std::memset(host_address(gpa, page_size), 0, page_size);
+    return gpa;
+}
+
+std::vector<uint64_t> Machine::pages(size_t count)
+{
+    std::vector<uint64_t> list(count);
+    std::ranges::generate(list, [this] { return page(); });
+    return list;
+}
+
+uint64_t Machine::directory(std::span<const uint64_t> list)
+{
+    uint64_t root = page();
+    uint64_t table = page();
+    put(root, table);
+    for (size_t i = 0; i < std::min<size_t>(list.size(), entries_per_table); ++i) {
+        put(table + i * 8, list[i]);
+    }
+    return root;
+}
+
+void Machine::write_register(uint32_t offset, uint32_t value)
+{
+    rdma_device_bar_write(_device, RDMA_BAR_REGS, offset, value, 4);
+}
+
+uint32_t Machine::read_register(uint32_t offset)
+{
+    return static_cast<uint32_t>(rdma_device_bar_read(_device, RDMA_BAR_REGS, offset, 4));
+}
+
+void Machine::ring(uint32_t uar_page, uint32_t offset, uint32_t value)
+{
+    rdma_device_bar_write(_device, RDMA_BAR_UAR, uint64_t{uar_page} * page_size + offset, value, 4);
+}
+
+void Machine::bring_up()
+{
+    dsr = page();
+    command_slot = page();
+    response_slot = page();
+    SharedRegion region{};
+    region.cmd_slot_dma = command_slot;
+    region.resp_slot_dma = response_slot;
+    auto async_pages = pages(4);
+    auto cq_pages = pages(4);
+    region.async_ring = {4, 0, directory(async_pages)};
+    region.cq_ring = {4, 0, directory(cq_pages)};
+    _event_rings[0] = async_pages[0] + ring_rx_offset;
+    _event_rings[1] = cq_pages[0] + ring_rx_offset;
+    put(dsr, region);
+    write_register(reg_dsr_low, static_cast<uint32_t>(dsr));
+    write_register(reg_dsr_high, static_cast<uint32_t>(dsr >> 32));
+    write_register(reg_imr, 0);
+    write_register(reg_ctl, ctl_activate);
+}
+
+bool Machine::execute(const void* command, size_t size, uint32_t number)
+{
+    CmdHdr hdr{0, number, 0};
+    poke(command_slot, command, size);
+    put(command_slot, hdr);
+    write_register(reg_request, 0);
+    return read_register(reg_err) == 0;
+}
+
+uint32_t Machine::create_pd()
+{
+    execute(cmd_create_pd, CmdCreatePd{});
+    return response<RespHandle>().handle;
+}
+
+Ring Machine::create_cq(uint32_t entries, uint32_t& handle)
+{
+    auto list = pages(1 + (entries * sizeof(Cqe) + page_size - 1) / page_size);
+    execute(cmd_create_cq, CmdCreateCq{.pdir_dma = directory(list),
+                                       .cqe = entries,
+                                       .nchunks = static_cast<uint32_t>(list.size())});
+    handle = response<RespCreateCq>().cq_handle;
+    return {list[0] + ring_rx_offset, {list.begin() + 1, list.end()}, sizeof(Cqe), entries};
+}
+
+RespCreateMr Machine::register_memory(uint32_t pd, std::span<const uint64_t> list, uint64_t iova)
+{
+    if (!execute(cmd_create_mr, CmdCreateMr{.start = iova,
+                                            .length = list.size() * page_size - iova % page_size,
+                                            .pdir_dma = directory(list),
+                                            .pd_handle = pd,
+                                            .access_flags = 15,
+                                            .nchunks = static_cast<uint32_t>(list.size())})) {
+        broken();
+    }
+    return response<RespCreateMr>();
+}
+
+GuestQp Machine::create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr, uint32_t sge)
+{
+    uint32_t send_size = std::bit_ceil(static_cast<uint32_t>(sizeof(SqWqeHdr) + sge * sizeof(Sge)));
+    uint32_t recv_size = std::bit_ceil(static_cast<uint32_t>(sizeof(RqWqeHdr) + sge * sizeof(Sge)));
+    size_t send_pages = (wr * send_size + page_size - 1) / page_size;
+    size_t recv_pages = (wr * recv_size + page_size - 1) / page_size;
+    auto list = pages(1 + send_pages + recv_pages);
+    execute(cmd_create_qp, CmdCreateQp{.pdir_dma = directory(list),
+                                       .pd_handle = pd,
+                                       .send_cq_handle = cq,
+                                       .recv_cq_handle = cq,
+                                       .max_send_wr = wr,
+                                       .max_recv_wr = wr,
+                                       .max_send_sge = sge,
+                                       .max_recv_sge = sge,
+                                       .total_chunks = static_cast<uint16_t>(list.size()),
+                                       .send_chunks = static_cast<uint16_t>(send_pages),
+                                       .qp_type = type});
+    auto resp = response<RespCreateQpV2>();
+    auto first_recv = list.begin() + 1 + static_cast<std::ptrdiff_t>(send_pages);
+    return {resp.qp_handle,
+            resp.qpn,
+            {list[0] + ring_tx_offset, {list.begin() + 1, first_recv}, send_size, wr},
+            {list[0] + ring_rx_offset, {first_recv, list.end()}, recv_size, wr}};
+}
+
+void Machine::bind_gid(uint32_t index, uint8_t host)
+{
+    CmdCreateBind bind{.mtu = 4500, .index = index, .gid_type = gid_type_v2};
+    bind.gid[10] = bind.gid[11] = 0xff;
+    bind.gid[12] = 10;
+    bind.gid[15] = host;
+    execute(cmd_create_bind, bind);
+}
+
+void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host, uint32_t dest_qpn,
+                      uint32_t psn)
+{
+    CmdModifyQp cmd{.qp_handle = qp.handle};
+    QpAttr& attr = cmd.attrs;
+    attr.qp_state = IBV_QPS_INIT;
+    attr.port_num = 1;
+    attr.qkey = 0x11111111;
+    attr.qp_access_flags =
+        IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+    cmd.attr_mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
+                    (type == qpt_ud || type == qpt_gsi ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS);
+    execute(cmd_modify_qp, cmd);
+    attr.qp_state = IBV_QPS_RTR;
+    attr.path_mtu = IBV_MTU_256;
+    attr.dest_qp_num = dest_qpn;
+    attr.rq_psn = attr.sq_psn = psn;
+    attr.max_dest_rd_atomic = attr.max_rd_atomic = 4;
+    attr.min_rnr_timer = 1;
+    attr.timeout = 8;
+    attr.retry_cnt = attr.rnr_retry = 3;
+    attr.ah_attr.ah_flags = 1;
+    attr.ah_attr.port_num = 1;
+    attr.ah_attr.hop_limit = 64;
+    attr.ah_attr.dgid[10] = attr.ah_attr.dgid[11] = 0xff;
+    attr.ah_attr.dgid[12] = 10;
+    attr.ah_attr.dgid[15] = host;
+    std::ranges::copy(own_mac, attr.ah_attr.dmac);
+    attr.ah_attr.dmac[5] = host;
+    cmd.attr_mask = IBV_QP_STATE;
+    if (type == qpt_rc || type == qpt_uc) {
+        cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
+    }
+    if (type == qpt_rc) {
+        cmd.attr_mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
+    }
+    execute(cmd_modify_qp, cmd);
+    attr.qp_state = IBV_QPS_RTS;
+    cmd.attr_mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
+    if (type == qpt_rc) {
+        cmd.attr_mask |=
+            IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
+    }
+    execute(cmd_modify_qp, cmd);
+}
+
+void Machine::publish(const Ring& ring, const void* entry, size_t size)
+{
+    auto tail = get<uint32_t>(ring.state);
+    uint64_t offset = uint64_t{tail & (ring.slots - 1)} * ring.entry_size;
+    poke(ring.pages[offset / page_size] + offset % page_size, entry,
+         std::min<size_t>(size, ring.entry_size));
+    put(ring.state, (tail + 1) & (2 * ring.slots - 1));
+}
+
+void Machine::post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey)
+{
+    struct {
+        RqWqeHdr hdr;
+        Sge sge;
+    } wqe{{1, 1, length}, {address, length, lkey}};
+    publish(qp.rq, &wqe, sizeof(wqe));
+    ring(1, uar_qp_offset, uar_qp_recv | qp.handle);
+}
+
+void Machine::drain(const Ring& ring)
+{
+    put(ring.state + sizeof(uint32_t), get<uint32_t>(ring.state));
+}
+
+void Machine::drain_events()
+{
+    for (uint64_t state : _event_rings) {
+        put(state + sizeof(uint32_t), get<uint32_t>(state));
+    }
+}
+
+Av Machine::address_vector(uint8_t host, uint32_t pd)
+{
+    Av av{};
+    av.port_pd = 1u << 24 | pd;
+    av.dgid[10] = av.dgid[11] = 0xff;
+    av.dgid[12] = 10;
+    av.dgid[15] = host;
+    av.hop_limit = 64;
+    std::ranges::copy(own_mac, av.dmac);
+    av.dmac[5] = host;
+    return av;
+}
+
+void Machine::receive(std::span<const uint8_t> frame)
+{
+    // A copy of its own, whose end ASan watches.
+    std::unique_ptr<uint8_t[]> copy(new uint8_t[frame.size()]);
+    std::ranges::copy(frame, copy.get());
+    rdma_device_receive(_device, copy.get(), frame.size());
+}
+
+void Machine::advance(int64_t nanoseconds)
+{
+    int64_t end = _now + nanoseconds;
+    for (int i = 0; i < 64 && _deadline <= end; ++i) {
+        _now = std::max(_now, _deadline);
+        _deadline = INT64_MAX;
+        rdma_device_timer(_device);
+    }
+    _now = end;
+}
+
+void Machine::set_network_full(bool full)
+{
+    _full = full;
+    if (!full) {
+        rdma_device_tx_ready(_device);
+    }
+}
+
+void Machine::set_link(bool up)
+{
+    _link_up = up;
+    rdma_device_link_changed(_device);
+}
+
+void Machine::change_while_read(std::vector<Change> changes)
+{
+    _changes = std::move(changes);
+    _reads = 0;
+}
+
+void Machine::before_read(uint64_t gpa, uint64_t size)
+{
+    if (_changes.empty()) {
+        return;
+    }
+    uint32_t read = _reads++;
+    std::erase_if(_changes, [&](const Change& change) {
+        if (change.after != read) {
+            return false;
+        }
+        poke(gpa + (size > 4 ? change.offset % (size - 3) : 0), &change.value,
+             sizeof(change.value));
+        return true;
+    });
+}
+
+} // namespace rdma::fuzz

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A virtual machine around a PVRDMA device behind its C boundary: RAM whose
+// ends ASan watches, a network that takes every frame, a clock that the test
+// moves; and a driver that knows what is right, so that what is wrong can be
+// put where it hurts.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "pvrdma_abi.h"
+#include "queue_abi.h"
+#include "rdma_device.h"
+
+namespace rdma::fuzz {
+
+using namespace pvrdma;
+
+inline constexpr uint64_t page_size = 4096;
+
+// A ring as the driver makes it: a state in guest memory, and pages of entries.
+struct Ring {
+    uint64_t state = 0; // GPA of a RingState
+    std::vector<uint64_t> pages;
+    uint32_t entry_size = 0;
+    uint32_t slots = 0;
+};
+struct GuestQp {
+    uint32_t handle = 0;
+    uint32_t qpn = 0;
+    Ring sq;
+    Ring rq;
+};
+
+class Machine {
+public:
+    // RAM is one region and, right behind it for the guest but elsewhere for
+    // the host, another; then a page of ROM.
+    static constexpr uint64_t ram = 0x100000;
+    static constexpr uint64_t ram_size = 1 << 20;
+    static constexpr uint64_t more_ram = ram + ram_size;
+    static constexpr uint64_t more_ram_size = 16 * page_size;
+    static constexpr uint64_t rom = 0x8000'0000;
+    static constexpr uint8_t own_mac[6] = {0x52, 0x54, 0, 0, 0, 1};
+
+    explicit Machine(bool dirty_log = false);
+    ~Machine();
+    Machine(const Machine&) = delete;
+    Machine& operator=(const Machine&) = delete;
+
+    RdmaDevice* device() { return _device; }
+    void map_memory(bool all);
+
+    // RAM as the guest sees it. poke ignores what is not RAM.
+    uint64_t page(); // a page of zeros that nobody has; at the end, the first again
+    void poke(uint64_t gpa, const void* bytes, size_t size);
+    template <typename T>
+    void put(uint64_t gpa, const T& value)
+    {
+        poke(gpa, &value, sizeof(value));
+    }
+    template <typename T>
+    T get(uint64_t gpa)
+    {
+        T value{};
+        peek(gpa, &value, sizeof(value));
+        return value;
+    }
+    std::vector<uint64_t> pages(size_t count);
+    uint64_t directory(std::span<const uint64_t> pages);
+
+    // The driver.
+    uint64_t dsr = 0;
+    uint64_t command_slot = 0;
+    uint64_t response_slot = 0;
+    void bring_up();
+    void write_register(uint32_t offset, uint32_t value);
+    uint32_t read_register(uint32_t offset);
+    void ring(uint32_t page, uint32_t offset, uint32_t value);
+    // Puts a command into the slot and asks for it; whether it was carried out.
+    bool execute(const void* command, size_t size, uint32_t number);
+    template <typename Cmd>
+    bool execute(Command number, const Cmd& cmd)
+    {
+        return execute(&cmd, sizeof(cmd), number);
+    }
+    template <typename Resp>
+    Resp response()
+    {
+        return get<Resp>(response_slot);
+    }
+
+    // Objects that work.
+    uint32_t create_pd();
+    Ring create_cq(uint32_t entries, uint32_t& handle);
+    RespCreateMr register_memory(uint32_t pd, std::span<const uint64_t> pages, uint64_t iova);
+    GuestQp create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr = 16, uint32_t sge = 2);
+    void bind_gid(uint32_t index, uint8_t host); // 10.0.0.host
+    // To RTS. RC and UC: towards 10.0.0.host's dest_qpn, both PSNs as given.
+    void connect(const GuestQp& qp, uint8_t type, uint8_t host, uint32_t dest_qpn, uint32_t psn);
+
+    // Publishes an entry of raw bytes (as many as fit a slot).
+    void publish(const Ring& ring, const void* entry, size_t size);
+    void post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey);
+    // As consumer: takes all there is.
+    void drain(const Ring& ring);
+    void drain_events();
+    static Av address_vector(uint8_t host, uint32_t pd);
+
+    // The world.
+    void receive(std::span<const uint8_t> frame);
+    void advance(int64_t nanoseconds);
+    // The network takes no frames until told again.
+    void set_network_full(bool full);
+    void set_link(bool up);
+
+    // The guest's other CPUs: pokes value into what the device has begun to
+    // read, after so many reads (0: before the next).
+    struct Change {
+        uint32_t after;
+        uint32_t offset;
+        uint32_t value;
+    };
+    void change_while_read(std::vector<Change> changes);
+
+private:
+    std::byte* host_address(uint64_t gpa, size_t size);
+    void peek(uint64_t gpa, void* bytes, size_t size);
+    void before_read(uint64_t gpa, uint64_t size);
+    static const RdmaHostOps ops;
+
+    std::span<std::byte> _ram;
+    std::span<std::byte> _more_ram;
+    std::span<std::byte> _rom;
+    RdmaDevice* _device = nullptr;
+    uint64_t _event_rings[2] = {}; // their states
+    uint64_t _next_page = ram;
+    int64_t _now = 0;
+    int64_t _deadline = INT64_MAX;
+    bool _full = false;
+    bool _link_up = true;
+    std::vector<Change> _changes;
+    uint32_t _reads = 0;
+};
+
+} // namespace rdma::fuzz
