@@ -120,6 +120,8 @@ public:
     virtual bool pull_send(uint32_t qp, SendRequest& out) = 0;
     virtual bool pull_recv(uint32_t qp, RecvRequest& out) = 0;
     virtual bool pull_srq_recv(uint32_t srq, RecvRequest& out) = 0;
+    // Requests in the SRQ that have not been taken.
+    virtual uint32_t srq_depth(uint32_t srq) = 0;
     // A completion for the CQ. False: the CQ has overrun (the device raises
     // its own asynchronous event); the completion is lost.
     virtual bool complete(uint32_t cq, const Completion& completion) = 0;
@@ -189,6 +191,9 @@ public:
     virtual int destroy_cq(uint32_t cq) = 0;
 
     virtual Result<uint32_t> create_srq(uint32_t pd, const ibv_srq_attr& attr) = 0;
+    // A limit other than 0 is armed: once fewer requests than that are left, or
+    // at once if they are already, IBV_EVENT_SRQ_LIMIT_REACHED tells so, and the
+    // limit is 0 again (IBTA vol. 1, 11.2.3.3 and 11.6.3.2).
     virtual int modify_srq(uint32_t srq, const ibv_srq_attr& attr, int mask) = 0;
     virtual int query_srq(uint32_t srq, ibv_srq_attr& attr) = 0;
     virtual int destroy_srq(uint32_t srq) = 0;

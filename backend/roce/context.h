@@ -6,6 +6,7 @@
 #include <array>
 
 #include "gid_table.h"
+#include "handle_table.h"
 #include "memory_region.h"
 #include "queue_pair.h"
 #include "statistics.h"
@@ -25,11 +26,17 @@ protected:
     ~Link() = default;
 };
 
+struct Srq {
+    uint32_t pd;
+    ibv_srq_attr attr; // srq_limit: 0 where it is not armed
+    uint32_t users = 0;
+};
+
 struct Context {
     Context(const Limits& device_limits, GuestMemory& guest_memory, Statistics& statistics,
             Link& network)
         : limits(device_limits), memory(guest_memory), stats(statistics), link(network),
-          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len)
+          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len), srqs(limits.max_srq)
     {}
 
     Limits limits;
@@ -39,6 +46,7 @@ struct Context {
     BackendClient* client = nullptr;
     MemoryRegions regions;
     GidTable gids;
+    HandleTable<Srq> srqs;
     TimerQueue timers;
     FrameBuilder builder;
     Mac mac{};
@@ -94,6 +102,16 @@ struct Context {
         client->complete(cq, completion);
     }
 
+    // Raises the SRQ's limit event if it is due.
+    void check_srq_limit(uint32_t id)
+    {
+        Srq* srq = srqs.find(id);
+        if (srq->attr.srq_limit > 0 && client->srq_depth(id) < srq->attr.srq_limit) {
+            srq->attr.srq_limit = 0;
+            client->async_event(IBV_EVENT_SRQ_LIMIT_REACHED, id);
+        }
+    }
+
     // The next receive request for the QP, into qp.resp.recv.
     bool pull_recv(QueuePair& qp)
     {
@@ -103,6 +121,9 @@ struct Context {
                                       : client->pull_recv(qp.id, recv);
         if (!pulled) {
             return false;
+        }
+        if (qp.init.use_srq) {
+            check_srq_limit(qp.init.srq);
         }
         qp.resp.have_recv = true;
         qp.resp.recv_length = 0;

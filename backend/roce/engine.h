@@ -69,11 +69,6 @@ private:
     struct Cq {
         uint32_t users = 0;
     };
-    struct Srq {
-        uint32_t pd;
-        ibv_srq_attr attr;
-        uint32_t users = 0;
-    };
     // MRs know their PD; this is only for counting its users.
     struct MrOwner {
         uint32_t pd;
@@ -92,7 +87,6 @@ private:
     Datagram _datagram;
     HandleTable<Pd> _pds;
     HandleTable<Cq> _cqs;
-    HandleTable<Srq> _srqs;
     std::vector<uint32_t> _mr_pd; // by MR id
     HandleTable<QueuePair> _qps;
     std::unique_ptr<QueuePair> _gsi;

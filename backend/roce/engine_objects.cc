@@ -19,14 +19,14 @@ constexpr unsigned qpn_generation_shift = 16;
 Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
     : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
       _datagram(_ctx, _requester), _pds(limits.max_pd), _cqs(limits.max_cq),
-      _srqs(limits.max_srq), _qps(limits.max_qp, first_qp_id)
+      _qps(limits.max_qp, first_qp_id)
 {}
 
 void Engine::reset()
 {
     _gsi.reset();
     _qps.clear();
-    _srqs.clear();
+    _ctx.srqs.clear();
     _cqs.clear();
     _ctx.regions.clear();
     _mr_pd.clear();
@@ -116,7 +116,7 @@ Result<uint32_t> Engine::create_srq(uint32_t pd_id, const ibv_srq_attr& attr)
     if (attr.max_wr > _ctx.limits.max_srq_wr) {
         return std::unexpected(EINVAL);
     }
-    auto [srq, id] = _srqs.emplace(pd_id, attr);
+    auto [srq, id] = _ctx.srqs.emplace(pd_id, attr);
     if (!srq) {
         return std::unexpected(ENOMEM);
     }
@@ -126,20 +126,23 @@ Result<uint32_t> Engine::create_srq(uint32_t pd_id, const ibv_srq_attr& attr)
 
 int Engine::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
 {
-    Srq* srq = _srqs.find(id);
+    Srq* srq = _ctx.srqs.find(id);
     if (!srq) {
         return ENOENT;
     }
     if ((mask & ~IBV_SRQ_LIMIT) != 0 || attr.srq_limit > srq->attr.max_wr) {
         return EINVAL; // resizing is not offered
     }
-    srq->attr.srq_limit = attr.srq_limit;
+    if (mask & IBV_SRQ_LIMIT) {
+        srq->attr.srq_limit = attr.srq_limit;
+        _ctx.check_srq_limit(id);
+    }
     return 0;
 }
 
 int Engine::query_srq(uint32_t id, ibv_srq_attr& attr)
 {
-    Srq* srq = _srqs.find(id);
+    Srq* srq = _ctx.srqs.find(id);
     if (!srq) {
         return ENOENT;
     }
@@ -149,7 +152,7 @@ int Engine::query_srq(uint32_t id, ibv_srq_attr& attr)
 
 int Engine::destroy_srq(uint32_t id)
 {
-    Srq* srq = _srqs.find(id);
+    Srq* srq = _ctx.srqs.find(id);
     if (!srq) {
         return ENOENT;
     }
@@ -157,7 +160,7 @@ int Engine::destroy_srq(uint32_t id)
         return EBUSY;
     }
     --_pds.find(srq->pd)->users;
-    _srqs.erase(id);
+    _ctx.srqs.erase(id);
     return 0;
 }
 
@@ -168,7 +171,7 @@ void Engine::count_qp_users(const QpInit& init, int change)
     _cqs.find(init.send_cq)->users += add;
     _cqs.find(init.recv_cq)->users += add;
     if (init.use_srq) {
-        _srqs.find(init.srq)->users += add;
+        _ctx.srqs.find(init.srq)->users += add;
     }
 }
 
@@ -176,7 +179,7 @@ Result<QpNumbers> Engine::create_qp(const QpInit& init)
 {
     const Limits& limits = _ctx.limits;
     if (!_pds.find(init.pd) || !_cqs.find(init.send_cq) || !_cqs.find(init.recv_cq) ||
-        (init.use_srq && !_srqs.find(init.srq))) {
+        (init.use_srq && !_ctx.srqs.find(init.srq))) {
         return std::unexpected(ENOENT);
     }
     if (init.cap.max_send_wr > limits.max_qp_wr || init.cap.max_recv_wr > limits.max_qp_wr ||

@@ -89,6 +89,12 @@ bool PvrdmaDevice::pull_srq_recv(uint32_t handle, RecvRequest& out)
            });
 }
 
+uint32_t PvrdmaDevice::srq_depth(uint32_t handle)
+{
+    Srq* srq = _srqs.find(handle);
+    return srq ? srq->ring.count(_memory) : 0;
+}
+
 bool PvrdmaDevice::complete(uint32_t handle, const Completion& completion)
 {
     Cq* cq = _cqs.find(handle);

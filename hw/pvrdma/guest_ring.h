@@ -54,6 +54,13 @@ public:
         }
         return {tail == head ? State::none : State::ready, head, gpa_of(head)};
     }
+    // Entries that the consumer has not taken; 0 where the state makes no sense.
+    uint32_t count(const GuestMemory& memory) const
+    {
+        uint32_t tail;
+        uint32_t head;
+        return load(memory, tail, head) ? (tail - head) & index_mask() : 0;
+    }
     // As consumer: done with the entry. False where the state cannot be written:
     // the same entry would come again.
     [[nodiscard]] bool consume(GuestMemory& memory, const Slot& slot)

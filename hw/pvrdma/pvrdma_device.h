@@ -50,6 +50,7 @@ public:
     bool pull_send(uint32_t qp, SendRequest& out) override;
     bool pull_recv(uint32_t qp, RecvRequest& out) override;
     bool pull_srq_recv(uint32_t srq, RecvRequest& out) override;
+    uint32_t srq_depth(uint32_t srq) override;
     bool complete(uint32_t cq, const Completion& completion) override;
     void async_event(ibv_event_type type, uint32_t object) override;
 

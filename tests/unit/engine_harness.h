@@ -75,6 +75,10 @@ public:
     {
         return take(srq_queues[srq], out);
     }
+    uint32_t srq_depth(uint32_t srq) override
+    {
+        return static_cast<uint32_t>(srq_queues[srq].size());
+    }
     bool complete(uint32_t, const Completion& completion) override
     {
         completions.push_back(completion);

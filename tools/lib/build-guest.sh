@@ -14,6 +14,7 @@ guest_build_packages=(mmdebstrap squashfs-tools cpio kmod xz-utils zstd busybox-
 guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
+    nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs
 )
 # What the initramfs needs to reach the root.
 initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
