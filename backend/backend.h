@@ -25,6 +25,8 @@
 #include <expected>
 #include <span>
 
+#include "stream.h"
+
 namespace rdma {
 
 template <typename T>
@@ -38,6 +40,10 @@ inline constexpr unsigned max_sge_limit = 32;
 inline constexpr unsigned max_fast_reg_pages = 512;
 // Unit of page lists, bytes.
 inline constexpr uint64_t page_size = 4096;
+// Pages of all memory regions together: 256 GiB registered at once, page lists of
+// 512 MiB. What a region alone may have, times the number of regions, would be
+// without a practical bound.
+inline constexpr uint64_t max_pages_registered = uint64_t{1} << 26;
 
 // Limits of one device; ids of each kind stay below them.
 struct Limits {
@@ -174,6 +180,8 @@ struct QpNumbers {
     uint32_t qpn;
 };
 
+enum class ObjectKind { pd, mr, cq, srq, qp };
+
 class Backend {
 public:
     virtual ~Backend() = default;
@@ -214,6 +222,17 @@ public:
     virtual void send_doorbell(uint32_t qp) = 0;
     virtual void recv_doorbell(uint32_t qp) = 0;
     virtual void srq_doorbell(uint32_t srq) = 0;
+
+    // Whether there is such an object, and how many of a kind: for the check of
+    // a loaded stream. The GSI QP, which has id 1, counts as a QP.
+    virtual bool exists(ObjectKind kind, uint32_t id) const = 0;
+    virtual size_t count(ObjectKind kind) const = 0;
+
+    // Migration (migration/stream.h). The backend rests: it has been stopped.
+    virtual void save(migration::StreamWriter& stream) = 0;
+    // After reset(): takes one section of kinds 16 to 63, which come in the order
+    // that save() wrote them. On an error, reset() leaves nothing behind.
+    virtual migration::Status load(const migration::Section& section) = 0;
 };
 
 } // namespace rdma

@@ -44,6 +44,14 @@ QueuePair* Engine::find_by_qpn(uint32_t qpn) const
     return qp && qp->qpn == qpn ? qp : nullptr;
 }
 
+// 9.6.1.5: a connected QP hears its peer only.
+bool Engine::is_from_peer(const QueuePair& qp, const Packet& packet)
+{
+    return packet.network == qp.path.network() &&
+           same_gid(packet.source, qp.path.destination()) &&
+           same_gid(packet.destination, qp.path.source());
+}
+
 // 9.6: the checks that come before the transport's own.
 void Engine::dispatch(const Packet& packet)
 {
@@ -72,10 +80,7 @@ void Engine::dispatch(const Packet& packet)
         ++_ctx.stats.drop_qp_state;
         return;
     }
-    // 9.6.1.5: a connected QP hears its peer only.
-    if (packet.network != qp->path.network() ||
-        !same_gid(packet.source, qp->path.destination()) ||
-        !same_gid(packet.destination, qp->path.source())) {
+    if (!is_from_peer(*qp, packet)) {
         ++_ctx.stats.drop_peer_mismatch;
         return;
     }
@@ -114,7 +119,7 @@ bool Engine::run(int64_t now, unsigned budget)
         while (!_ctx.ready.empty()) {
             uint32_t id = _ctx.ready.front();
             _ctx.ready.pop_front();
-            QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+            QueuePair* qp = find(id);
             if (qp && qp->scheduled) {
                 qp->scheduled = false;
                 return qp;

@@ -41,6 +41,18 @@ public:
     // After Link::send has returned false.
     void tx_ready() { _ctx.link_blocked = false; }
 
+    // The VM stops, and guest memory rests with it: packets of the device to
+    // itself are taken in, and nothing but receive_stopped() is called any more
+    // until start().
+    void stop(int64_t now);
+    // A frame for which wants() was true while stopped: a peer's request is
+    // answered with RNR NAK, which does not use up the peer's retry counter
+    // (9.7.5.2.8); all else is dropped, as if lost.
+    void receive_stopped(std::span<const uint8_t> frame);
+    // The VM runs again, here or on another host: each peer is told by an
+    // acknowledgement, and what was on its way is sent again.
+    void start(int64_t now);
+
     void reset() override;
     Result<uint32_t> alloc_pd() override;
     int dealloc_pd(uint32_t pd) override;
@@ -61,6 +73,10 @@ public:
     void send_doorbell(uint32_t qp) override;
     void recv_doorbell(uint32_t qp) override;
     void srq_doorbell(uint32_t) override {}
+    bool exists(ObjectKind kind, uint32_t id) const override;
+    size_t count(ObjectKind kind) const override;
+    void save(migration::StreamWriter& stream) override;
+    migration::Status load(const migration::Section& section) override;
 
 private:
     struct Pd {
@@ -74,12 +90,33 @@ private:
         uint32_t pd;
     };
 
+    QueuePair* find(uint32_t id) const { return id == gsi_qpn ? _gsi.get() : _qps.find(id); }
     QueuePair* find_by_qpn(uint32_t qpn) const;
+    template <typename Fn>
+    void for_each_qp(Fn&& fn) const
+    {
+        if (_gsi) {
+            fn(*_gsi);
+        }
+        _qps.for_each([&](uint32_t, QueuePair& qp) { fn(qp); });
+    }
     void dispatch(const Packet& packet);
+    static bool is_from_peer(const QueuePair& qp, const Packet& packet);
     bool transmit(QueuePair& qp);
     int enter_state(QueuePair& qp, ibv_qp_state to);
     void reset_qp(QueuePair& qp);
     void count_qp_users(const QpInit& init, int change);
+    bool has_parts_of(const QpInit& init) const;
+    void own_mr(uint32_t id, uint32_t pd);
+
+    // engine_state.cc
+    migration::Status load_port(const migration::Section& section);
+    migration::Status load_gid(const migration::Section& section);
+    migration::Status load_pd(const migration::Section& section);
+    migration::Status load_mr(const migration::Section& section);
+    migration::Status load_cq(const migration::Section& section);
+    migration::Status load_srq(const migration::Section& section);
+    migration::Status load_qp(const migration::Section& section);
 
     Context _ctx;
     Requester _requester;
@@ -91,6 +128,8 @@ private:
     HandleTable<QueuePair> _qps;
     std::unique_ptr<QueuePair> _gsi;
     std::vector<uint8_t> _generation; // by QP id
+    int64_t _stopped_at = 0;          // nanoseconds
+    std::vector<uint8_t> _refusals;   // by QP id: RNR NAKs sent since the stop
 };
 
 } // namespace rdma::roce

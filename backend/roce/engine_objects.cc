@@ -61,19 +61,24 @@ int Engine::dealloc_pd(uint32_t id)
 
 Result<MrKeys> Engine::reg_mr(const MrInit& init)
 {
-    Pd* pd = _pds.find(init.pd);
-    if (!pd) {
+    if (!_pds.find(init.pd)) {
         return std::unexpected(ENOENT);
     }
     auto keys = _ctx.regions.add(init);
     if (keys) {
-        ++pd->users;
-        if (_mr_pd.size() <= keys->id) {
-            _mr_pd.resize(keys->id + 1);
-        }
-        _mr_pd[keys->id] = init.pd;
+        own_mr(keys->id, init.pd);
     }
     return keys;
+}
+
+// The region counts as a user of its PD.
+void Engine::own_mr(uint32_t id, uint32_t pd)
+{
+    ++_pds.find(pd)->users;
+    if (_mr_pd.size() <= id) {
+        _mr_pd.resize(id + 1);
+    }
+    _mr_pd[id] = pd;
 }
 
 int Engine::dereg_mr(uint32_t id)
@@ -175,17 +180,19 @@ void Engine::count_qp_users(const QpInit& init, int change)
     }
 }
 
+bool Engine::has_parts_of(const QpInit& init) const
+{
+    return _pds.find(init.pd) && _cqs.find(init.send_cq) && _cqs.find(init.recv_cq) &&
+           (!init.use_srq || _ctx.srqs.find(init.srq));
+}
+
 Result<QpNumbers> Engine::create_qp(const QpInit& init)
 {
     const Limits& limits = _ctx.limits;
-    if (!_pds.find(init.pd) || !_cqs.find(init.send_cq) || !_cqs.find(init.recv_cq) ||
-        (init.use_srq && !_ctx.srqs.find(init.srq))) {
+    if (!has_parts_of(init)) {
         return std::unexpected(ENOENT);
     }
-    if (init.cap.max_send_wr > limits.max_qp_wr || init.cap.max_recv_wr > limits.max_qp_wr ||
-        init.cap.max_send_sge > limits.max_sge || init.cap.max_recv_sge > limits.max_sge ||
-        (init.type != IBV_QPT_RC && init.type != IBV_QPT_UC && init.type != IBV_QPT_UD) ||
-        (init.gsi && init.type != IBV_QPT_UD)) {
+    if (check_init(init, limits) != 0) {
         return std::unexpected(EINVAL);
     }
     QueuePair* qp;
@@ -218,7 +225,7 @@ Result<QpNumbers> Engine::create_qp(const QpInit& init)
 
 int Engine::destroy_qp(uint32_t id)
 {
-    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    QueuePair* qp = find(id);
     if (!qp) {
         return ENOENT;
     }
@@ -250,7 +257,7 @@ void Engine::reset_qp(QueuePair& qp)
 
 int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac& dmac)
 {
-    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    QueuePair* qp = find(id);
     if (!qp) {
         return ENOENT;
     }
@@ -313,7 +320,7 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
 
 int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
 {
-    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    QueuePair* qp = find(id);
     if (!qp) {
         return ENOENT;
     }
@@ -324,6 +331,40 @@ int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     attr.rq_psn = qp->resp.epsn;
     attr.sq_draining = qp->state == IBV_QPS_SQD && !qp->req.sq.empty();
     dmac = qp->dmac;
+    return 0;
+}
+
+bool Engine::exists(ObjectKind kind, uint32_t id) const
+{
+    switch (kind) {
+    case ObjectKind::pd:
+        return _pds.find(id);
+    case ObjectKind::mr:
+        return _ctx.regions.exists(id);
+    case ObjectKind::cq:
+        return _cqs.find(id);
+    case ObjectKind::srq:
+        return _ctx.srqs.find(id);
+    case ObjectKind::qp:
+        return find(id);
+    }
+    return false;
+}
+
+size_t Engine::count(ObjectKind kind) const
+{
+    switch (kind) {
+    case ObjectKind::pd:
+        return _pds.size();
+    case ObjectKind::mr:
+        return _ctx.regions.size();
+    case ObjectKind::cq:
+        return _cqs.size();
+    case ObjectKind::srq:
+        return _ctx.srqs.size();
+    case ObjectKind::qp:
+        return _qps.size() + (_gsi ? 1 : 0);
+    }
     return 0;
 }
 
@@ -341,7 +382,7 @@ int Engine::del_gid(uint32_t index)
 
 void Engine::send_doorbell(uint32_t id)
 {
-    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    QueuePair* qp = find(id);
     if (!qp) {
         ++_ctx.stats.guest_doorbell_errors;
         return;
@@ -355,7 +396,7 @@ void Engine::send_doorbell(uint32_t id)
 
 void Engine::recv_doorbell(uint32_t id)
 {
-    QueuePair* qp = id == gsi_qpn ? _gsi.get() : _qps.find(id);
+    QueuePair* qp = find(id);
     if (!qp) {
         ++_ctx.stats.guest_doorbell_errors;
         return;

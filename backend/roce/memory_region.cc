@@ -17,6 +17,12 @@ uint64_t pages_touched(uint64_t iova, uint64_t length)
     return (iova % page_size + length - 1) / page_size + 1;
 }
 
+// Pages that a region has room for.
+uint64_t pages_held(const MemoryRegion& mr)
+{
+    return mr.kind == MrInit::Kind::fast_reg ? mr.max_pages : mr.pages.size();
+}
+
 // A DMA region is all of guest memory, without a page list.
 bool is_range_ok(uint64_t address, uint64_t length)
 {
@@ -57,6 +63,7 @@ MemoryRegions::MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory&
 void MemoryRegions::clear()
 {
     _table.clear();
+    _num_pages = 0;
 }
 
 Result<MrKeys> MemoryRegions::add(const MrInit& init)
@@ -91,17 +98,55 @@ Result<MrKeys> MemoryRegions::add(const MrInit& init)
         mr.valid = false;
         break;
     }
+    uint64_t num_pages = pages_held(mr);
+    if (_num_pages + num_pages > max_pages_registered) {
+        return std::unexpected(ENOMEM);
+    }
     auto [slot, id] = _table.emplace(std::move(mr));
     if (!slot) {
         return std::unexpected(ENOMEM);
     }
+    _num_pages += num_pages;
     slot->key = id << key_variant_bits | _variant++;
     return MrKeys{id, slot->key, slot->key};
 }
 
+bool MemoryRegions::restore(uint32_t id, MemoryRegion&& mr)
+{
+    bool fits;
+    switch (mr.kind) {
+    case MrInit::Kind::user:
+        fits = mr.valid && mr.max_pages == 0 && mr.length > 0 && mr.length <= _max_mr_size &&
+               is_range_ok(mr.iova, mr.length) &&
+               mr.pages.size() == pages_touched(mr.iova, mr.length);
+        break;
+    case MrInit::Kind::dma:
+        fits = mr.valid && mr.max_pages == 0 && mr.iova == 0 && mr.length == UINT64_MAX &&
+               mr.pages.empty() && (mr.access & ~IBV_ACCESS_LOCAL_WRITE) == 0;
+        break;
+    default:
+        fits = mr.max_pages > 0 && mr.pages.size() <= mr.max_pages &&
+               (!mr.valid || (mr.length > 0 && is_range_ok(mr.iova, mr.length) &&
+                              pages_touched(mr.iova, mr.length) <= mr.pages.size()));
+    }
+    uint64_t num_pages = pages_held(mr);
+    if (!fits || mr.key >> key_variant_bits != id ||
+        _num_pages + num_pages > max_pages_registered || !_table.insert(id, std::move(mr))) {
+        return false;
+    }
+    _num_pages += num_pages;
+    return true;
+}
+
 int MemoryRegions::remove(uint32_t id)
 {
-    return _table.erase(id) ? 0 : ENOENT;
+    MemoryRegion* mr = _table.find(id);
+    if (!mr) {
+        return ENOENT;
+    }
+    _num_pages -= pages_held(*mr);
+    _table.erase(id);
+    return 0;
 }
 
 const MemoryRegion* MemoryRegions::find(uint32_t key) const

@@ -82,6 +82,20 @@ public:
                              std::span<const std::byte> in);
 
     size_t size() const { return _table.size(); }
+    bool exists(uint32_t id) const { return _table.find(id); }
+    // Pages that regions may have beside those there are.
+    uint64_t pages_left() const { return max_pages_registered - _num_pages; }
+
+    // Migration: fn(id, region) for each; a region as it was saved, false where
+    // it makes no sense or its id is in use; the next key's variant.
+    template <typename Fn>
+    void for_each(Fn&& fn) const
+    {
+        _table.for_each(fn);
+    }
+    [[nodiscard]] bool restore(uint32_t id, MemoryRegion&& mr);
+    uint8_t key_variant() const { return _variant; }
+    void set_key_variant(uint8_t variant) { _variant = variant; }
 
 private:
     const MemoryRegion* find(uint32_t key) const;
@@ -90,6 +104,7 @@ private:
     GuestMemory& _memory;
     HandleTable<MemoryRegion> _table;
     uint8_t _variant = 0;
+    uint64_t _num_pages = 0; // of all regions, at most max_pages_registered
 };
 
 } // namespace rdma::roce

@@ -459,6 +459,57 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
     _size = static_cast<size_t>(at - _headers.data());
 }
 
+std::optional<Path> Path::from_headers(std::span<const uint8_t> headers)
+{
+    Reader reader(headers);
+    EthernetHeader ethernet;
+    if (!reader.take(ethernet)) {
+        return std::nullopt;
+    }
+    NetworkType network;
+    ibv_gid source;
+    ibv_gid destination;
+    uint8_t traffic_class;
+    uint32_t flow_label = 0;
+    uint8_t hop_limit;
+    uint8_t next;
+    if (ethernet.ethertype == ethertype_ipv4) {
+        Ipv4Header ip;
+        if (!reader.take(ip) || ip.version_ihl != ipv4_no_options) {
+            return std::nullopt;
+        }
+        network = NetworkType::ipv4;
+        source = mapped(ip.source);
+        destination = mapped(ip.destination);
+        traffic_class = ip.tos;
+        hop_limit = ip.ttl;
+        next = ip.protocol;
+    } else {
+        Ipv6Header ip;
+        bool v1 = ethernet.ethertype == ethertype_roce_v1;
+        if ((!v1 && ethernet.ethertype != ethertype_ipv6) || !reader.take(ip) ||
+            ip.version_class_flow >> 28 != 6) {
+            return std::nullopt;
+        }
+        network = v1 ? NetworkType::roce_v1 : NetworkType::ipv6;
+        source = as_gid(ip.source);
+        destination = as_gid(ip.destination);
+        traffic_class = static_cast<uint8_t>(ip.version_class_flow >> 20);
+        flow_label = ip.version_class_flow & 0xfffff;
+        hop_limit = ip.hop_limit;
+        next = ip.next_header;
+    }
+    UdpHeader udp{};
+    bool is_v1 = network == NetworkType::roce_v1;
+    if (next != (is_v1 ? grh_next_header_bth : ip_protocol_udp) ||
+        (!is_v1 && (!reader.take(udp) || udp.destination_port != roce_v2_port)) ||
+        !reader.rest().empty()) {
+        return std::nullopt;
+    }
+    return Path(network, ethernet.source, ethernet.destination, source, destination,
+                traffic_class, flow_label, hop_limit, udp.source_port);
+}
+
 void FrameBuilder::append(const void* bytes, size_t size)
 {
     std::memcpy(_frame.data() + _size, bytes, size);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <span>
 
 #include "wire.h"
@@ -75,15 +76,22 @@ public:
          const ibv_gid& destination, uint8_t traffic_class, uint32_t flow_label,
          uint8_t hop_limit, uint16_t source_port);
 
+    // The path whose packets start with these headers, as headers() returns
+    // them; nothing where they are not those of a RoCE packet.
+    static std::optional<Path> from_headers(std::span<const uint8_t> headers);
+
     bool valid() const { return _size > 0; }
     size_t size() const { return _size; } // bytes in front of BTH
+    std::span<const uint8_t> headers() const { return std::span(_headers).first(_size); }
     NetworkType network() const { return _network; }
     const ibv_gid& source() const { return _source; }
     const ibv_gid& destination() const { return _destination; }
 
+    static constexpr size_t max_headers = 14 + 40 + 8; // Ethernet, IPv6, UDP
+
 private:
     friend class FrameBuilder;
-    std::array<uint8_t, 14 + 40 + 8> _headers{};
+    std::array<uint8_t, max_headers> _headers{};
     size_t _size = 0;
     NetworkType _network = NetworkType::roce_v1;
     ibv_gid _source{};

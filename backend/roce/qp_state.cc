@@ -95,6 +95,16 @@ int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state
     return EINVAL;
 }
 
+int check_init(const QpInit& init, const Limits& limits)
+{
+    const ibv_qp_cap& cap = init.cap;
+    bool ok = cap.max_send_wr <= limits.max_qp_wr && cap.max_recv_wr <= limits.max_qp_wr &&
+              cap.max_send_sge <= limits.max_sge && cap.max_recv_sge <= limits.max_sge &&
+              (init.type == IBV_QPT_RC || init.type == IBV_QPT_UC || init.type == IBV_QPT_UD) &&
+              (!init.gsi || init.type == IBV_QPT_UD);
+    return ok ? 0 : EINVAL;
+}
+
 int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits)
 {
     auto given = [mask](int bit) { return (mask & bit) != 0; };

@@ -12,6 +12,9 @@ namespace rdma::roce {
 // missing or one is given that may not be.
 int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state to, int mask);
 
+// 0, or EINVAL where a QP cannot be made so: its type or what it is to hold.
+int check_init(const QpInit& init, const Limits& limits);
+
 // 0, or EINVAL where a value is out of range. limits bounds rd_atomic and GIDs.
 int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits);
 

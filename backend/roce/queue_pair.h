@@ -59,7 +59,9 @@ struct RequesterState {
     uint8_t retries_left = 0;
     uint8_t rnr_retries_left = 0;
     bool rnr_wait = false;   // the timer is an RNR timer, not the transport timer
+    uint32_t rnr_psn = 0;    // that the peer was not ready for
     bool recovering = false; // gone back already for what una_psn waits for
+    int64_t last_progress = 0; // when una_psn moved; not saved
     Timer timer;
 };
 

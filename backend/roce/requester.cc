@@ -13,6 +13,10 @@ constexpr uint32_t max_outstanding_psns = 1u << 23;
 // retry_cnt and rnr_retry have 3 bits; rnr_retry 7 means for ever (9.7.5.2.8).
 constexpr uint8_t rnr_retry_infinite = 7;
 
+// A duplicate of the last acknowledgement means that the peer's VM was stopped
+// only where it comes so long after it; sooner it is a packet repeated.
+constexpr int64_t wake_silence_ns = 1'000'000;
+
 // 9.7.5.2.8, table 45, in units of 10 us.
 constexpr uint32_t rnr_timer_10us[32] = {
     65536, 1,   2,   3,   4,   6,   8,    12,   16,   24,   32,   48,   64,   96,    128,   192,
@@ -55,7 +59,8 @@ uint8_t operation_of(int opcode, bool first, bool last)
     }
 }
 
-// Whether the QP type has the operation (9.2.1, table 35), and what it needs.
+} // namespace
+
 ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
 {
     switch (wqe.opcode) {
@@ -92,7 +97,10 @@ ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
     return wqe.length > max_message ? IBV_WC_LOC_LEN_ERR : IBV_WC_SUCCESS;
 }
 
-} // namespace
+uint32_t packets_of(uint64_t length, uint32_t mtu)
+{
+    return length == 0 ? 1 : static_cast<uint32_t>((length + mtu - 1) / mtu);
+}
 
 int64_t ack_timeout_ns(uint8_t code)
 {
@@ -178,8 +186,7 @@ bool Requester::accept(QueuePair& qp)
         wqe.status = IBV_WC_LOC_PROT_ERR;
     }
     if (wqe.status == IBV_WC_SUCCESS && !is_local(wqe.opcode)) {
-        wqe.num_packets =
-            wqe.length == 0 ? 1 : static_cast<uint32_t>((wqe.length + qp.mtu - 1) / qp.mtu);
+        wqe.num_packets = packets_of(wqe.length, qp.mtu);
         req.next_psn = psn_add(req.next_psn, wqe.num_packets);
     }
     return true;
@@ -414,6 +421,7 @@ void Requester::complete_acknowledged(QueuePair& qp)
     req.retries_left = qp.attr.retry_cnt;
     req.rnr_retries_left = qp.attr.rnr_retry;
     req.recovering = false;
+    req.last_progress = _ctx.now;
     while (!req.sq.empty()) {
         const SendWqe& wqe = req.sq.front();
         bool done = wqe.num_packets > 0 ? psn_diff(req.una_psn, wqe.end_psn()) >= 0
@@ -476,9 +484,7 @@ void Requester::handle_timeout(QueuePair& qp)
         return;
     }
     if (req.rnr_wait) {
-        req.rnr_wait = false;
-        go_back(qp);
-        restart_timer(qp);
+        resend(qp);
         return;
     }
     if (req.una_psn == req.max_psn) {
@@ -491,6 +497,12 @@ void Requester::handle_timeout(QueuePair& qp)
 void Requester::handle_response(QueuePair& qp, const Packet& packet)
 {
     RequesterState& req = qp.req;
+    if (qp.can_send() && packet.operation() == op_acknowledge &&
+        (packet.syndrome & aeth_type_mask) == aeth_ack &&
+        packet.psn == psn_add(req.una_psn, psn_mask)) {
+        handle_wake(qp);
+        return;
+    }
     // 9.7.5.1.1: a response to nothing outstanding (a ghost) is dropped.
     if (!qp.can_send() || psn_diff(packet.psn, req.una_psn) < 0 ||
         psn_diff(packet.psn, req.max_psn) >= 0) {
@@ -502,6 +514,29 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     } else {
         handle_data_response(qp, packet);
     }
+}
+
+// The last acknowledgement once more, after a silence: the peer's VM was stopped
+// and goes on, maybe on another host. There is nothing to wait for, neither for
+// the time that its RNR NAK asked for nor for a timeout.
+void Requester::handle_wake(QueuePair& qp)
+{
+    RequesterState& req = qp.req;
+    if (_ctx.now - req.last_progress < wake_silence_ns ||
+        (!req.rnr_wait && req.una_psn == req.max_psn)) {
+        ++_ctx.stats.drop_sequence; // a repeated packet
+        return;
+    }
+    ++_ctx.stats.wakes_received;
+    req.last_progress = _ctx.now;
+    resend(qp);
+}
+
+void Requester::resend(QueuePair& qp)
+{
+    qp.req.rnr_wait = false;
+    go_back(qp);
+    restart_timer(qp);
 }
 
 void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
@@ -519,6 +554,10 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
         return;
     }
     if (type == aeth_ack) {
+        // What the RNR NAK was about has been carried out since.
+        if (req.rnr_wait && psn_diff(req.una_psn, req.rnr_psn) > 0) {
+            resend(qp);
+        }
         return;
     }
     if (type == aeth_rnr_nak) {
@@ -564,6 +603,7 @@ void Requester::handle_rnr(QueuePair& qp, const Packet& packet)
         --req.rnr_retries_left;
     }
     req.rnr_wait = true;
+    req.rnr_psn = packet.psn;
     _ctx.set_timer(qp, _ctx.now + rnr_timer_ns(packet.syndrome));
 }
 

@@ -34,6 +34,11 @@ public:
 
     // Takes the next request of the guest's ring into qp.req.sq.
     bool accept(QueuePair& qp);
+    // The VM has been stopped, and what was on its way may be lost: sends all
+    // that is not acknowledged again, which is not a retry.
+    void resend(QueuePair& qp);
+    // Puts qp.req.cursor where qp.req.send_psn is.
+    static void position_cursor(QueuePair& qp);
 
 private:
     bool may_start(QueuePair& qp, SendWqe& wqe);
@@ -44,11 +49,11 @@ private:
 
     bool advance(QueuePair& qp, uint32_t psn);
     void complete_acknowledged(QueuePair& qp);
-    void position_cursor(QueuePair& qp);
     void go_back(QueuePair& qp);
     void retry(QueuePair& qp);
     void restart_timer(QueuePair& qp);
     void handle_acknowledge(QueuePair& qp, const Packet& packet);
+    void handle_wake(QueuePair& qp);
     void handle_rnr(QueuePair& qp, const Packet& packet);
     void handle_data_response(QueuePair& qp, const Packet& packet);
     SendWqe* wqe_of(QueuePair& qp, uint32_t psn);
@@ -57,6 +62,11 @@ private:
     SendRequest _scratch;
 };
 
+// Whether the QP's type has the operation and the request's length is one that
+// it may have (9.2.1, table 35): otherwise, the status it completes with.
+ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe);
+// PSNs that a SEND, WRITE, READ or atomic of that length takes.
+uint32_t packets_of(uint64_t length, uint32_t mtu);
 // Nanoseconds of a local ACK timeout code (9.7.6.1.3: 4.096 us * 2^code);
 // no_deadline for 0.
 int64_t ack_timeout_ns(uint8_t code);

@@ -48,11 +48,6 @@ bool ends_message(uint8_t op)
     return !is_first(op) && !is_middle(op);
 }
 
-uint32_t packets_of(uint32_t length, uint32_t mtu)
-{
-    return length == 0 ? 1 : (length + mtu - 1) / mtu;
-}
-
 } // namespace
 
 void Responder::start(QueuePair& qp)

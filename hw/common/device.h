@@ -5,9 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "rdma_device.h"
+#include "stream.h"
 
 namespace rdma {
 
@@ -35,6 +39,19 @@ public:
     virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
     // The NIC's carrier has changed: port events.
     virtual void link_changed() = 0;
+    // The VM runs (again); guest memory may be written from now on.
+    virtual void start() = 0;
+
+    // What a guest sees of the configuration, by the names of properties: must
+    // be the same where a state is loaded as where it was saved.
+    using Property = std::pair<std::string, uint64_t>;
+    virtual std::vector<Property> guest_visible_properties() const = 0;
+    // Migration (migration/stream.h): all state but the backend's; takes one
+    // section of kinds 64 and up after reset() and the backend's sections; and,
+    // after the last one, checks that the parts fit together.
+    virtual void save(migration::StreamWriter& stream) = 0;
+    virtual migration::Status load(const migration::Section& section) = 0;
+    virtual migration::Status finish_load() = 0;
 };
 
 } // namespace rdma

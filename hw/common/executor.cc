@@ -10,6 +10,14 @@ bool Executor::receive(std::span<const uint8_t> frame)
     if (!_engine->wants(frame)) {
         return false;
     }
+    if (_stopped) {
+        if (_refuse) {
+            _engine->receive_stopped(frame);
+        } else {
+            ++_stats.drop_stopped;
+        }
+        return true;
+    }
     if (_running) {
         if (_waiting.size() >= max_waiting || frame.size() > roce::max_frame) {
             ++_stats.drop_congestion;
@@ -28,6 +36,9 @@ bool Executor::receive(std::span<const uint8_t> frame)
 void Executor::timer()
 {
     _deadline = roce::no_deadline;
+    if (_stopped) {
+        return; // start() sets it again
+    }
     _engine->advance(_ops.now(_opaque));
     run();
 }
@@ -38,20 +49,25 @@ void Executor::tx_ready()
     run();
 }
 
+void Executor::take_waiting(int64_t now)
+{
+    while (!_waiting.empty()) {
+        Frame frame = _waiting.front();
+        _waiting.pop_front();
+        _engine->receive(std::span(frame.bytes).first(frame.size), now);
+    }
+}
+
 void Executor::run()
 {
-    if (_running) {
+    if (_running || _stopped) {
         return;
     }
     _running = true;
     int64_t now = _ops.now(_opaque);
     unsigned left = budget;
     do {
-        while (!_waiting.empty()) {
-            Frame frame = _waiting.front();
-            _waiting.pop_front();
-            _engine->receive(std::span(frame.bytes).first(frame.size), now);
-        }
+        take_waiting(now);
         unsigned share = std::min(left, 64u);
         _engine->run(now, share);
         left -= share;
@@ -78,6 +94,28 @@ void Executor::reset()
     _waiting.clear();
     _engine->tx_ready();
     update_timer();
+}
+
+void Executor::stop(bool refuse)
+{
+    _refuse = refuse;
+    if (!_stopped) {
+        int64_t now = _ops.now(_opaque);
+        take_waiting(now);
+        _engine->stop(now);
+        _stopped = true;
+    }
+}
+
+void Executor::start()
+{
+    if (_stopped) {
+        _stopped = false;
+        _engine->start(_ops.now(_opaque));
+        // A timer of before the stop is of no meaning any more.
+        _deadline = roce::no_deadline;
+        run();
+    }
 }
 
 bool Executor::send(std::span<const uint8_t> frame)

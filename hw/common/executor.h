@@ -38,12 +38,18 @@ public:
     }
     // After reset of the engine: forgets what waits.
     void reset();
+    // The engine rests from stop() to start(); refuse: peers' requests are
+    // answered with RNR NAK meanwhile (Engine::receive_stopped).
+    void stop(bool refuse);
+    void start();
+    bool is_stopped() const { return _stopped; }
 
     bool send(std::span<const uint8_t> frame) override;
     Mac mac() override;
 
 private:
     void run();
+    void take_waiting(int64_t now);
     void update_timer();
 
     // Packets sent before the thread is given back to what it was doing.
@@ -62,6 +68,8 @@ private:
     roce::Engine* _engine = nullptr;
     GrowingRing<Frame> _waiting;
     bool _running = false;
+    bool _stopped = false;
+    bool _refuse = false; // while stopped
     int64_t _deadline = roce::no_deadline; // as last given to set_timer
 };
 

@@ -43,6 +43,24 @@ public:
         return {raw, id};
     }
 
+    // An object with an id of its own, as saved before. Null where the id is
+    // out of range or in use.
+    T* insert(uint32_t id, T&& object)
+    {
+        uint32_t index = id - _first;
+        if (id < _first || id >= _limit || find(id)) {
+            return nullptr;
+        }
+        while (_slots.size() <= index) {
+            _free.insert(_free.end(), _first + static_cast<uint32_t>(_slots.size()));
+            _slots.emplace_back();
+        }
+        _free.erase(id);
+        _slots[index] = std::make_unique<T>(std::move(object));
+        ++_size;
+        return _slots[index].get();
+    }
+
     // Null where there is no such object.
     T* find(uint32_t id) const
     {
@@ -76,12 +94,13 @@ public:
 
     size_t size() const { return _size; }
 
+    // fn(id, object) for each, in the order of ids.
     template <typename Fn>
     void for_each(Fn&& fn) const
     {
-        for (const auto& slot : _slots) {
-            if (slot) {
-                fn(*slot);
+        for (size_t i = 0; i < _slots.size(); ++i) {
+            if (_slots[i]) {
+                fn(_first + static_cast<uint32_t>(i), *_slots[i]);
             }
         }
     }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "device.h"
+#include "device_state.h"
 #include "engine.h"
 #include "executor.h"
 #include "guest_memory.h"
@@ -53,6 +54,46 @@ struct RdmaDevice final : DeviceHost {
     PvrdmaDevice pvrdma;
 };
 
+namespace {
+
+StatefulDevice stateful(RdmaDevice* device)
+{
+    return {migration::DeviceKind::pvrdma, device->pvrdma, device->engine, device->stats};
+}
+
+template <typename Save>
+void save(RdmaDevice* device, RdmaPutState* put, void* opaque, Save&& fill)
+{
+    migration::StreamWriter stream(migration::DeviceKind::pvrdma);
+    fill(stateful(device), stream);
+    auto bytes = stream.finish();
+    put(opaque, bytes.data(), bytes.size());
+}
+
+bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, char** error)
+{
+    std::string message;
+    try {
+        if (with_state) {
+            rdma_device_reset(device);
+        }
+        auto loaded = load_state(stateful(device), state, with_state);
+        if (loaded) {
+            return true;
+        }
+        message = loaded.error();
+    } catch (const std::exception& e) {
+        message = e.what(); // no memory for what the state asks for
+    }
+    if (with_state) {
+        rdma_device_reset(device);
+    }
+    *error = strdup(message.c_str());
+    return false;
+}
+
+} // namespace
+
 RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* ops, void* opaque,
                                  char** error)
 {
@@ -68,6 +109,39 @@ RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* 
     } catch (const std::exception& e) {
         return fail(e.what());
     }
+}
+
+void rdma_device_stop(RdmaDevice* device, bool rnr_nak)
+{
+    device->executor.stop(rnr_nak);
+}
+
+void rdma_device_start(RdmaDevice* device)
+{
+    if (device->executor.is_stopped()) {
+        device->executor.start();
+        device->pvrdma.start();
+    }
+}
+
+void rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque)
+{
+    save(device, put, opaque, save_state);
+}
+
+void rdma_device_save_config(RdmaDevice* device, RdmaPutState* put, void* opaque)
+{
+    save(device, put, opaque, save_config);
+}
+
+bool rdma_device_load(RdmaDevice* device, const uint8_t* state, size_t size, char** error)
+{
+    return load(device, {state, size}, true, error);
+}
+
+bool rdma_device_check_config(RdmaDevice* device, const uint8_t* state, size_t size, char** error)
+{
+    return load(device, {state, size}, false, error);
 }
 
 void rdma_device_destroy(RdmaDevice* device)
@@ -120,7 +194,10 @@ void rdma_device_timer(RdmaDevice* device)
 
 void rdma_device_link_changed(RdmaDevice* device)
 {
-    device->pvrdma.link_changed();
+    // While the VM is stopped, start() finds out.
+    if (!device->executor.is_stopped()) {
+        device->pvrdma.link_changed();
+    }
 }
 
 void rdma_device_statistics(RdmaDevice* device,

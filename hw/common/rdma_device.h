@@ -137,6 +137,35 @@ void rdma_device_timer(RdmaDevice *device);
 /* The carrier of the NIC has changed (see nic_info): port events. */
 void rdma_device_link_changed(RdmaDevice *device);
 
+/*
+ * The VM stops (migration, snapshot, a pause): once rdma_device_stop() has
+ * returned, the device neither reads nor writes guest memory and raises no
+ * interrupt until rdma_device_start(). Meanwhile rdma_device_receive() answers
+ * peers' requests with RNR NAK, where rnr_nak is set, and drops all else that
+ * is the device's: nothing of that changes the state that is saved. A new device
+ * is started. Stopping what is stopped and starting what is started does nothing.
+ */
+void rdma_device_stop(RdmaDevice *device, bool rnr_nak);
+void rdma_device_start(RdmaDevice *device);
+
+/*
+ * Migration; the device is stopped. rdma_device_save() gives its state to put,
+ * in one piece, rdma_device_save_config() only what must be the same at the
+ * destination, to be checked before the VM is stopped. docs/migration.md has the
+ * format.
+ */
+typedef void RdmaPutState(void *opaque, const uint8_t *state, size_t size);
+void rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque);
+void rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque);
+/*
+ * Makes a stopped device what the state says; guest memory is not looked at. state may hold the
+ * configuration alone: then it is only checked. On bytes that are no state of such a device, or
+ * of one that guests would see the difference to, returns false, sets *error to a message (free()
+ * it) and leaves the device as after a reset.
+ */
+bool rdma_device_load(RdmaDevice *device, const uint8_t *state, size_t size, char **error);
+bool rdma_device_check_config(RdmaDevice *device, const uint8_t *state, size_t size, char **error);
+
 /* Calls visit for every counter, in a fixed order. name is a stable
  * identifier such as "rx-packets". */
 void rdma_device_statistics(RdmaDevice *device,

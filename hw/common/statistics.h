@@ -29,6 +29,9 @@ namespace rdma {
     X(error_naks_sent, "error-naks-sent")                                                          \
     X(duplicate_requests, "duplicate-requests")                                                    \
     X(cnps_received, "cnps-received")                                                              \
+    /* RNR NAKs sent while the VM was stopped, and waits that its start ended. */                  \
+    X(stopped_rnr_naks_sent, "stopped-rnr-naks-sent")                                              \
+    X(wakes_received, "wakes-received")                                                            \
     /* Packets dropped, by cause. */                                                               \
     X(drop_malformed, "drop-malformed")                                                            \
     X(drop_icrc, "drop-icrc")                                                                      \
@@ -43,6 +46,7 @@ namespace rdma {
     X(drop_length, "drop-length")                                                                  \
     X(drop_congestion, "drop-congestion")                                                          \
     X(drop_overload, "drop-overload")                                                              \
+    X(drop_stopped, "drop-stopped")                                                                \
     /* Bad requests of the guest, by where they came in. */                                        \
     X(guest_register_errors, "guest-register-errors")                                              \
     X(guest_command_errors, "guest-command-errors")                                                \

@@ -21,11 +21,6 @@ constexpr uint16_t default_pkey = 0xffff; // full membership
 // do not.
 constexpr uint32_t access_flags_passed = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
                                          IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
-// Pages of all memory regions together: 256 GiB registered at once, page lists of
-// 512 MiB. What a region alone may have, times the number of regions, would be
-// without a practical bound.
-constexpr uint64_t max_pages_registered = uint64_t{1} << 26;
-
 // Pages that [start, start + length) touches; 0 where length is 0 or it wraps.
 uint64_t pages_touched(uint64_t start, uint64_t length)
 {
@@ -213,9 +208,6 @@ int PvrdmaDevice::create_mr(const CmdCreateMr& cmd, RespCreateMr& resp)
     if (num_pages > page_dir_max_pages) {
         return EINVAL;
     }
-    if (_pages_registered + num_pages > max_pages_registered) {
-        return ENOMEM;
-    }
     if (init.kind == MrInit::Kind::user) {
         pages.resize(num_pages);
         if (!read_page_directory(_memory, cmd.pdir_dma, pages)) {
@@ -229,8 +221,6 @@ int PvrdmaDevice::create_mr(const CmdCreateMr& cmd, RespCreateMr& resp)
     if (!keys) {
         return keys.error();
     }
-    _mr_pages.insert(keys->id, std::move(num_pages));
-    _pages_registered += num_pages;
     resp.mr_handle = keys->id;
     resp.lkey = keys->lkey;
     resp.rkey = keys->rkey;
@@ -239,12 +229,7 @@ int PvrdmaDevice::create_mr(const CmdCreateMr& cmd, RespCreateMr& resp)
 
 int PvrdmaDevice::destroy_mr(const CmdHandle& cmd)
 {
-    int error = _backend.dereg_mr(cmd.handle);
-    if (error == 0) {
-        _pages_registered -= *_mr_pages.find(cmd.handle);
-        _mr_pages.erase(cmd.handle);
-    }
-    return error;
+    return _backend.dereg_mr(cmd.handle);
 }
 
 int PvrdmaDevice::create_bind(const CmdCreateBind& cmd)

@@ -34,6 +34,31 @@ void pvrdma_config_default(PvrdmaConfig* config)
 
 namespace rdma {
 
+std::vector<Device::Property> PvrdmaDevice::guest_visible_properties() const
+{
+    return {
+        {"version", _config.version},
+        {"roce", _config.roce_version},
+        {"max-qp", _config.max_qp},
+        {"max-qp-wr", _config.max_qp_wr},
+        {"max-sge", _config.max_sge},
+        {"max-cq", _config.max_cq},
+        {"max-cqe", _config.max_cqe},
+        {"max-mr", _config.max_mr},
+        {"max-mr-size", _config.max_mr_size},
+        {"max-pd", _config.max_pd},
+        {"max-srq", _config.max_srq},
+        {"max-srq-wr", _config.max_srq_wr},
+        {"max-srq-sge", _config.max_srq_sge},
+        {"max-ah", _config.max_ah},
+        {"max-uar", _config.max_uar},
+        {"gid-tbl-len", _config.gid_tbl_len},
+        {"max-qp-rd-atom", _config.max_qp_rd_atom},
+        {"max-qp-init-rd-atom", _config.max_qp_init_rd_atom},
+        {"node-guid", _config.node_guid},
+    };
+}
+
 std::expected<void, std::string> check_config(const PvrdmaConfig& config)
 {
     struct Range {

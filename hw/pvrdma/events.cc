@@ -28,7 +28,15 @@ void PvrdmaDevice::async_event(ibv_event_type type, uint32_t object)
 
 void PvrdmaDevice::link_changed()
 {
-    async_event(_host.nic_info().link_up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
+    _link_up = _host.nic_info().link_up;
+    async_event(_link_up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
+}
+
+void PvrdmaDevice::start()
+{
+    if (_host.nic_info().link_up != _link_up) {
+        link_changed();
+    }
 }
 
 bool PvrdmaDevice::write_notification(uint32_t handle)

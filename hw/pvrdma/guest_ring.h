@@ -41,6 +41,15 @@ public:
     {
     }
 
+    // Pages that the entries of a ring take.
+    static uint32_t pages_for(uint32_t entry_size, uint32_t slots)
+    {
+        return static_cast<uint32_t>((uint64_t{entry_size} * slots + 4095) / 4096);
+    }
+
+    uint64_t state() const { return _state; }
+    const std::vector<uint64_t>& pages() const { return _pages; }
+    uint32_t entry_size() const { return _entry_size; }
     uint32_t slots() const { return _slots; }
     size_t num_pages() const { return _pages.size(); }
 

@@ -41,6 +41,21 @@ public:
 
     uint32_t mask() const { return _mask; }
 
+    // Causes, those held back by the mask, and the mask.
+    struct State {
+        uint32_t cause;
+        uint32_t held;
+        uint32_t mask;
+    };
+    State state() const { return {_cause, _held, _mask}; }
+    // The pin's level has been restored by the host.
+    void restore(const State& state)
+    {
+        _cause = state.cause;
+        _held = state.held;
+        _mask = state.mask;
+    }
+
     // Messages that were held back by the mask go out.
     void set_mask(uint32_t mask)
     {

@@ -34,6 +34,17 @@ public:
     }
     void clear() { _slots.clear(); }
 
+    // fn(id, object) for each, in the order of ids.
+    template <typename Fn>
+    void for_each(Fn&& fn) const
+    {
+        for (size_t id = 0; id < _slots.size(); ++id) {
+            if (_slots[id]) {
+                fn(static_cast<uint32_t>(id), *_slots[id]);
+            }
+        }
+    }
+
 private:
     std::vector<std::unique_ptr<T>> _slots;
 };

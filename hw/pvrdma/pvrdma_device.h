@@ -6,7 +6,8 @@
 // Files: pvrdma_device.cc registers and doorbells; shared_region.cc bring-up;
 // commands.cc the command channel; queue_commands.cc the commands of CQ, SRQ
 // and QP; data_path.cc requests out of the guest's rings and completions into
-// them; events.cc asynchronous events and CQ notifications.
+// them; events.cc asynchronous events and CQ notifications; device_state.cc
+// saving and loading.
 //
 // All ring positions are in guest memory and nowhere else (guest_ring.h).
 #pragma once
@@ -46,6 +47,11 @@ public:
     uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) override;
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     void link_changed() override;
+    void start() override;
+    std::vector<Property> guest_visible_properties() const override;
+    void save(migration::StreamWriter& stream) override;
+    migration::Status load(const migration::Section& section) override;
+    migration::Status finish_load() override;
 
     bool pull_send(uint32_t qp, SendRequest& out) override;
     bool pull_recv(uint32_t qp, RecvRequest& out) override;
@@ -54,7 +60,7 @@ public:
     bool complete(uint32_t cq, const Completion& completion) override;
     void async_event(ibv_event_type type, uint32_t object) override;
 
-private:
+    // What the device itself keeps of its objects.
     struct Qp {
         pvrdma::GuestRing sq;
         pvrdma::GuestRing rq; // without slots where an SRQ takes its place
@@ -76,6 +82,7 @@ private:
     };
     struct Context {}; // of a user process
 
+private:
     // pvrdma_device.cc
     uint32_t read_register(uint64_t offset);
     void write_register(uint64_t offset, uint32_t value);
@@ -141,6 +148,12 @@ private:
     void report_ring_failure(uint32_t qp, Qp& object);
     void report_ring_failure(uint32_t srq, Srq& object);
 
+    // device_state.cc
+    migration::Status load_device(const migration::Section& section);
+    migration::Status load_cq(const migration::Section& section);
+    migration::Status load_srq(const migration::Section& section);
+    migration::Status load_qp(const migration::Section& section);
+
     // events.cc
     void notify(uint32_t handle, Cq& cq);
     bool write_notification(uint32_t handle);
@@ -156,6 +169,7 @@ private:
     uint64_t _dsr_address = 0;
     uint32_t _error = 0; // errno of the last request
     pvrdma::Interrupts _interrupts;
+    bool _link_up = false; // as the guest was told last
 
     // From the shared region; valid while _ready.
     bool _ready = false;
@@ -170,8 +184,6 @@ private:
     pvrdma::ObjectTable<Qp> _qps;
     pvrdma::ObjectTable<Cq> _cqs;
     pvrdma::ObjectTable<Srq> _srqs;
-    pvrdma::ObjectTable<uint32_t> _mr_pages; // length of each region's page list
-    uint64_t _pages_registered = 0;          // their sum
     HandleTable<Context> _contexts;
     IdlePolls _idle_polls;
 };

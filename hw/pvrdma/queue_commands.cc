@@ -19,18 +19,12 @@ namespace {
 constexpr uint32_t version_with_qp_handle = 20;
 constexpr uint8_t srq_type_basic = 0;
 
-// Pages that the entries of a ring take.
-uint32_t ring_pages(uint32_t entry_size, uint32_t slots)
-{
-    return static_cast<uint32_t>((uint64_t{entry_size} * slots + page_size - 1) / page_size);
-}
-
 // The ring of a CQ or an SRQ: a state page, then the entries. num_pages may be
 // more than that takes (an SRQ's are about twice as many); no more are read.
 std::optional<GuestRing> make_rx_ring(const GuestMemory& memory, uint64_t directory,
                                       uint32_t num_pages, uint32_t entry_size, uint32_t slots)
 {
-    std::vector<uint64_t> pages(1 + ring_pages(entry_size, slots));
+    std::vector<uint64_t> pages(1 + GuestRing::pages_for(entry_size, slots));
     if (num_pages < pages.size() || num_pages > page_dir_max_pages ||
         !read_page_directory(memory, directory, pages)) {
         return std::nullopt;
@@ -156,11 +150,11 @@ int PvrdmaDevice::create_qp(const CmdCreateQp& cmd, ResponseSlot& response)
     // [state page][send_chunks pages of SQ][the rest: RQ]
     uint32_t sq_entry = sq_wqe_size(cmd.max_send_sge);
     uint32_t rq_entry = rq_wqe_size(max_recv_sge);
-    uint32_t sq_pages = ring_pages(sq_entry, cmd.max_send_wr);
-    uint32_t rq_pages = ring_pages(rq_entry, max_recv_wr);
+    uint32_t sq_pages = GuestRing::pages_for(sq_entry, cmd.max_send_wr);
+    uint32_t rq_pages = GuestRing::pages_for(rq_entry, max_recv_wr);
     uint32_t rq_first = 1u + cmd.send_chunks;
     if (cmd.send_chunks < sq_pages ||
-        cmd.send_chunks > ring_pages(sq_wqe_size(max_sge), _config.max_qp_wr) ||
+        cmd.send_chunks > GuestRing::pages_for(sq_wqe_size(max_sge), _config.max_qp_wr) ||
         cmd.total_chunks < rq_first + rq_pages) {
         return EINVAL;
     }

@@ -205,6 +205,32 @@ struct FakeBackend final : Backend {
     void recv_doorbell(uint32_t qp) override { recv_doorbells.push_back(qp); }
     void srq_doorbell(uint32_t srq) override { srq_doorbells.push_back(srq); }
 
+    Objects& objects_of(ObjectKind kind)
+    {
+        switch (kind) {
+        case ObjectKind::pd:
+            return pds;
+        case ObjectKind::mr:
+            return mrs;
+        case ObjectKind::cq:
+            return cqs;
+        case ObjectKind::srq:
+            return srqs;
+        default:
+            return qps;
+        }
+    }
+    bool exists(ObjectKind kind, uint32_t id) const override
+    {
+        return const_cast<FakeBackend*>(this)->objects_of(kind).ids.contains(id);
+    }
+    size_t count(ObjectKind kind) const override
+    {
+        return const_cast<FakeBackend*>(this)->objects_of(kind).ids.size();
+    }
+    void save(migration::StreamWriter&) override {}
+    migration::Status load(const migration::Section&) override { return {}; }
+
     Result<uint32_t> made(Objects& objects)
     {
         if (failure) {

@@ -38,6 +38,28 @@ static RdmaNic *rdma_nic_of(NetClientState *nc)
 
 /* Frames */
 
+/*
+ * A stopped VM's card takes no frames, and the network would be read no more
+ * while one waits for it; but the RDMA device has to answer in that time. So
+ * frames wait here. Those for a VM that is still to come are its other self's.
+ */
+static ssize_t filter_rdma_hold(RdmaNic *nic, NetClientState *sender,
+                                unsigned flags, const struct iovec *iov,
+                                int iovcnt)
+{
+    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+        qemu_net_queue_append_iov(nic->held, sender, flags, iov, iovcnt, NULL);
+    }
+    return iov_size(iov, iovcnt);
+}
+
+void rdma_nic_started(RdmaNic *nic)
+{
+    if (nic->nc) {
+        qemu_net_queue_flush(nic->held);
+    }
+}
+
 static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
                                        NetClientState *sender, unsigned flags,
                                        const struct iovec *iov, int iovcnt,
@@ -50,9 +72,12 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
 
-    /* Only what comes from the network; guest memory rests with the VM. */
+    /*
+     * Only what comes from the network. A VM that has been migrated away is
+     * silent: its other self answers.
+     */
     if (sender != nf->netdev || !f->nic || size <= skip ||
-        !runstate_is_running()) {
+        runstate_check(RUN_STATE_POSTMIGRATE)) {
         return 0;
     }
     if (iovcnt == 1) {
@@ -63,7 +88,8 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
         frame = linear;
     }
     if (!rdma_device_receive(f->nic->device, frame + skip, size - skip)) {
-        return 0;
+        return runstate_is_running() ? 0 :
+               filter_rdma_hold(f->nic, sender, flags, iov, iovcnt);
     }
     qemu_bh_schedule(f->nic->drain);
     return size;
@@ -110,6 +136,14 @@ bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
     }
     header = qemu_get_vnet_hdr_len(nic->nc->peer);
     iov[0].iov_len = header;
+    if (!runstate_is_running()) {
+        /* QEMU would keep what a stopped VM sends: straight to the network. */
+        g_autofree uint8_t *linear = g_malloc0(header + size);
+
+        memcpy(linear + header, frame, size);
+        qemu_receive_packet(nic->nc->peer, linear, header + size);
+        return true;
+    }
     if (header == 0) {
         return qemu_send_packet_async(nic->nc, frame, size,
                                       rdma_nic_sent) != 0;
@@ -276,6 +310,7 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
     FILTER_RDMA(filter)->nic = nic;
 
     nic->drain = qemu_bh_new(rdma_nic_drain, nic);
+    nic->held = qemu_new_net_queue(qemu_netfilter_pass_to_next, nic->filter);
 
     /* To hear of set_link and of the card's end. */
     nic->original_info = nic->nc->info;
@@ -296,6 +331,7 @@ void rdma_nic_detach(RdmaNic *nic)
     QLIST_REMOVE(nic, next);
     nic->nc->info = nic->original_info;
     qemu_bh_delete(nic->drain);
+    qemu_del_net_queue(nic->held);
     if (nic->filter) {
         object_unparent(OBJECT(nic->filter));
     }

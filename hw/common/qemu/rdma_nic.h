@@ -11,6 +11,7 @@
 #include "hw/pci/pci_device.h"
 #include "net/filter.h"
 #include "net/net.h"
+#include "net/queue.h"
 #include "rdma_device.h"
 
 typedef struct RdmaNic {
@@ -18,6 +19,7 @@ typedef struct RdmaNic {
     PCIDevice *pci;        /* function 0 */
     NetClientState *nc;    /* the card's side of its network; NULL: detached */
     NetFilterState *filter;
+    NetQueue *held;        /* frames for the card while the VM is stopped */
     QEMUBH *drain;         /* takes the packets that wait behind one */
     const NetClientInfo *original_info;
     NetClientInfo info;    /* original_info with callbacks of ours */
@@ -31,6 +33,8 @@ typedef struct RdmaNic {
 bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
                      Error **errp);
 void rdma_nic_detach(RdmaNic *nic);
+/* The VM runs again. */
+void rdma_nic_started(RdmaNic *nic);
 
 /* RdmaHostOps.send_packet and .nic_info. */
 bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size);

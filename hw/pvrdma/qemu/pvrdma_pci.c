@@ -10,12 +10,15 @@
 #include "qemu/log.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "hw/pci/msi.h"
 #include "hw/pci/msix.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pci_ids.h"
 #include "hw/qdev-properties.h"
-#include "migration/blocker.h"
+#include "migration/qemu-file-types.h"
+#include "migration/vmstate.h"
+#include "system/runstate.h"
 #include "hw/common/qemu/rdma_memory.h"
 #include "hw/common/qemu/rdma_nic.h"
 #include "hw/common/qemu/rdma_pause.h"
@@ -28,6 +31,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
 #define PVRDMA_MSIX_BAR 0
 #define PVRDMA_VECTORS 3
 #define PVRDMA_MAX_POLL_PAUSE_US 1000
+#define PVRDMA_MAX_STATE (2u * GiB)
 
 struct PvrdmaState {
     PCIDevice parent_obj;
@@ -35,6 +39,7 @@ struct PvrdmaState {
     PvrdmaConfig config;
     char *roce;
     uint32_t poll_pause_us;
+    bool stopped_rnr_nak;
 
     RdmaDevice *device;
     RdmaMemory memory;
@@ -43,7 +48,7 @@ struct PvrdmaState {
     MemoryRegion regs;
     MemoryRegion uar;
     QEMUTimer *timer;
-    Error *migration_blocker;
+    VMChangeStateEntry *run_state;
 };
 
 /* What the core asks of its host */
@@ -241,6 +246,138 @@ static void pvrdma_get_stats(Object *obj, Visitor *v, const char *name,
     visit_end_struct(v, NULL);
 }
 
+/* Stop, start, migration */
+
+static void pvrdma_run_state_changed(void *opaque, bool running,
+                                     RunState state)
+{
+    PvrdmaState *s = opaque;
+
+    if (running) {
+        rdma_device_start(s->device);
+        rdma_nic_started(&s->nic);
+    } else {
+        rdma_device_stop(s->device, s->stopped_rnr_nak);
+    }
+}
+
+/* Both kinds of state are a length and so many bytes. */
+static void pvrdma_put_bytes(void *opaque, const uint8_t *bytes, size_t size)
+{
+    QEMUFile *f = opaque;
+
+    qemu_put_be32(f, size);
+    qemu_put_buffer(f, bytes, size);
+}
+
+typedef bool PvrdmaTake(RdmaDevice *device, const uint8_t *state, size_t size,
+                        char **error);
+
+static int pvrdma_get_bytes(QEMUFile *f, PvrdmaState *s, PvrdmaTake *take)
+{
+    uint32_t size = qemu_get_be32(f);
+    g_autofree uint8_t *bytes = NULL;
+    char *message = NULL;
+
+    if (size > PVRDMA_MAX_STATE) {
+        error_report("pvrdma: a saved state of %" PRIu32 " bytes cannot be",
+                     size);
+        return -EINVAL;
+    }
+    bytes = g_try_malloc(size);
+    if (size && !bytes) {
+        error_report("pvrdma: no memory for a saved state of %" PRIu32
+                     " bytes", size);
+        return -ENOMEM;
+    }
+    if (qemu_get_buffer(f, bytes, size) != size) {
+        error_report("pvrdma: the saved state is cut short");
+        return -EIO;
+    }
+    if (!take(s->device, bytes, size, &message)) {
+        error_report("pvrdma: the saved state does not fit: %s", message);
+        free(message);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int pvrdma_put_state(QEMUFile *f, void *pv, size_t size,
+                            const VMStateField *field, JSONWriter *vmdesc)
+{
+    PvrdmaState *s = pv;
+
+    rdma_device_save(s->device, pvrdma_put_bytes, f);
+    return 0;
+}
+
+static int pvrdma_get_state(QEMUFile *f, void *pv, size_t size,
+                            const VMStateField *field)
+{
+    return pvrdma_get_bytes(f, pv, rdma_device_load);
+}
+
+static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
+                             const VMStateField *field, JSONWriter *vmdesc)
+{
+    PvrdmaState *s = pv;
+
+    rdma_device_save_config(s->device, pvrdma_put_bytes, f);
+    return 0;
+}
+
+static int pvrdma_get_config(QEMUFile *f, void *pv, size_t size,
+                             const VMStateField *field)
+{
+    return pvrdma_get_bytes(f, pv, rdma_device_check_config);
+}
+
+static const VMStateInfo pvrdma_state_info = {
+    .name = "pvrdma state",
+    .get = pvrdma_get_state,
+    .put = pvrdma_put_state,
+};
+
+static const VMStateInfo pvrdma_config_info = {
+    .name = "pvrdma configuration",
+    .get = pvrdma_get_config,
+    .put = pvrdma_put_config,
+};
+
+/* The whole device, which the core reads and writes. */
+#define PVRDMA_VMSTATE_WHOLE(_info) { \
+    .name = "state", \
+    .info = &(_info), \
+    .flags = VMS_SINGLE, \
+}
+
+static const VMStateDescription vmstate_pvrdma = {
+    .name = TYPE_PVRDMA,
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .fields = (const VMStateField[]) {
+        VMSTATE_PCI_DEVICE(parent_obj, PvrdmaState),
+        VMSTATE_MSIX(parent_obj, PvrdmaState),
+        PVRDMA_VMSTATE_WHOLE(pvrdma_state_info),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+/*
+ * Sent at the beginning, while the VM still runs at the source: a destination
+ * that does not fit refuses there and then.
+ */
+static const VMStateDescription vmstate_pvrdma_config = {
+    .name = TYPE_PVRDMA "-config",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .early_setup = true,
+    .fields = (const VMStateField[]) {
+        PVRDMA_VMSTATE_WHOLE(pvrdma_config_info),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
 /* The device */
 
 static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
@@ -278,6 +415,8 @@ static void pvrdma_exit(PCIDevice *pci_dev)
 {
     PvrdmaState *s = PVRDMA(pci_dev);
 
+    vmstate_unregister(VMSTATE_IF(s), &vmstate_pvrdma_config, s);
+    qemu_del_vm_change_state_handler(s->run_state);
     rdma_nic_detach(&s->nic);
     rdma_memory_stop(&s->memory);
     timer_free(s->timer);
@@ -286,7 +425,6 @@ static void pvrdma_exit(PCIDevice *pci_dev)
     s->device = NULL;
     msix_uninit_exclusive_bar(pci_dev);
     msi_uninit(pci_dev);
-    migrate_del_blocker(&s->migration_blocker);
 }
 
 static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
@@ -301,11 +439,6 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
 
     if (!rdma_nic_attach(&s->nic, pci_dev, s->device, errp)) {
         goto fail_nic;
-    }
-    error_setg(&s->migration_blocker,
-               "pvrdma: the state of the device cannot be migrated yet");
-    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
-        goto fail_blocker;
     }
     if (msix_init_exclusive_bar(pci_dev, PVRDMA_VECTORS, PVRDMA_MSIX_BAR,
                                 errp)) {
@@ -327,13 +460,17 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
                      PCI_BASE_ADDRESS_SPACE_MEMORY |
                      PCI_BASE_ADDRESS_MEM_TYPE_64, &s->uar);
     rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device);
+    if (!runstate_is_running()) {
+        rdma_device_stop(s->device, s->stopped_rnr_nak);
+    }
+    s->run_state = qdev_add_vm_change_state_handler(
+        DEVICE(s), pvrdma_run_state_changed, s);
+    vmstate_register_any(VMSTATE_IF(s), &vmstate_pvrdma_config, s);
     return;
 
 fail_msi:
     msix_uninit_exclusive_bar(pci_dev);
 fail_msix:
-    migrate_del_blocker(&s->migration_blocker);
-fail_blocker:
     rdma_nic_detach(&s->nic);
 fail_nic:
     timer_free(s->timer);
@@ -359,6 +496,7 @@ static void pvrdma_instance_init(Object *obj)
 static const Property pvrdma_properties[] = {
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
     DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
+    DEFINE_PROP_BOOL("stopped-rnr-nak", PvrdmaState, stopped_rnr_nak, true),
 #define PVRDMA_PROPERTY(name, field) \
     DEFINE_PROP_UNSIGNED_NODEFAULT(name, PvrdmaState, config.field, \
                                    qdev_prop_uint32, uint32_t)
@@ -408,6 +546,7 @@ static void pvrdma_class_init(ObjectClass *klass, void *data)
     pc->revision = PVRDMA_REVISION;
     pc->class_id = PCI_CLASS_NETWORK_OTHER;
     rc->phases.hold = pvrdma_reset_hold;
+    dc->vmsd = &vmstate_pvrdma;
     dc->desc = "VMware paravirtual RDMA (RoCE)";
     device_class_set_props(dc, pvrdma_properties);
     set_bit(DEVICE_CATEGORY_NETWORK, dc->categories);

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// While the VM is stopped, to be saved or for any other reason: peers are told
+// to be patient, and are told again when it is over.
+//
+// A stopped responder answers with RNR NAK: a peer waits and tries again without
+// end if its rnr_retry is 7, and its retry counter is left alone. The first
+// waits are short, so that a short stop costs little, and become longer, so
+// that a peer with a small rnr_retry lasts.
+#include "engine.h"
+
+namespace rdma::roce {
+
+namespace {
+
+// RNR NAK timer codes (table 45) of the first, second, ... answer to a QP's
+// peer: 1.28 ms, doubled each time, up to 655.36 ms (code 0).
+constexpr uint8_t first_wait_code = 14;
+constexpr uint8_t wait_code_step = 2;
+constexpr uint8_t num_wait_codes = 9;
+
+uint8_t wait_code(uint8_t refusals)
+{
+    return refusals < num_wait_codes
+               ? static_cast<uint8_t>(first_wait_code + wait_code_step * refusals)
+               : uint8_t{0};
+}
+
+// From which PSN on the responder is not ready. Before it lies nothing that
+// the peer still waits for, or the answer would be an implied NAK to it.
+uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
+{
+    const ResponderState& resp = qp.resp;
+    uint32_t psn = psn_diff(requested, resp.epsn) < 0 ? requested : resp.epsn;
+    for (size_t i = 0; i < resp.responses.size(); ++i) {
+        const Response& response = resp.responses[i];
+        if (response.kind != Response::Kind::acknowledge) {
+            return psn_diff(response.psn, psn) < 0 ? response.psn : psn;
+        }
+    }
+    return psn;
+}
+
+} // namespace
+
+void Engine::stop(int64_t now)
+{
+    while (!_ctx.loopback.empty()) {
+        Context::Frame frame = _ctx.loopback.front();
+        _ctx.loopback.pop_front();
+        receive(std::span(frame.bytes).first(frame.size), now);
+    }
+    _stopped_at = now;
+    _refusals.clear();
+}
+
+void Engine::receive_stopped(std::span<const uint8_t> frame)
+{
+    ++_ctx.stats.rx_packets;
+    _ctx.stats.rx_bytes += frame.size();
+    std::array<uint8_t, grh_size> grh;
+    auto packet = parse(frame, grh);
+    QueuePair* qp = packet ? find_by_qpn(packet->destination_qp) : nullptr;
+    if (!qp || !qp->is_reliable() || packet->transport() != transport_rc || !qp->can_receive() ||
+        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response()) {
+        ++_ctx.stats.drop_stopped;
+        return;
+    }
+    if (_refusals.size() <= qp->id) {
+        _refusals.resize(qp->id + 1);
+    }
+    uint8_t& refusals = _refusals[qp->id];
+    FrameBuilder& builder = _ctx.builder;
+    builder.begin(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
+                  first_not_ready(*qp, packet->psn), false, false);
+    builder.header(
+        Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(refusals)), qp->resp.msn});
+    auto answer = builder.finish();
+    refusals = std::min<uint8_t>(refusals + 1, num_wait_codes);
+    ++_ctx.stats.stopped_rnr_naks_sent;
+    ++_ctx.stats.tx_packets;
+    _ctx.stats.tx_bytes += answer.size();
+    _ctx.link.send(answer);
+}
+
+void Engine::start(int64_t now)
+{
+    // The clock may be another host's.
+    int64_t shift = now - _stopped_at;
+    _ctx.now = now;
+    _ctx.timers.clear();
+    for_each_qp([&](QueuePair& qp) {
+        int64_t deadline = qp.req.timer.deadline;
+        qp.req.timer = {};
+        if (deadline != no_deadline) {
+            _ctx.set_timer(qp, deadline + shift);
+        }
+        if (qp.is_reliable() && qp.path.valid() && qp.can_receive()) {
+            qp.resp.ack_pending = true;
+        }
+        if (qp.is_reliable() && qp.can_send() && qp.req.una_psn != qp.req.max_psn &&
+            !qp.req.rnr_wait) {
+            _requester.resend(qp);
+        }
+        _ctx.schedule(qp);
+    });
+}
+
+} // namespace rdma::roce

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The fields of the engine's objects in a state stream (migration/archive.h has
+// the notation). What can be computed from others is not among them; what a
+// value may be beyond its range is checked in engine_state.cc.
+#pragma once
+
+#include "archive.h"
+#include "gid_table.h"
+#include "memory_region.h"
+#include "queue_pair.h"
+#include "requester.h"
+#include "responder.h"
+
+namespace rdma::roce {
+
+// Bits of ibv_access_flags that the engine knows.
+inline constexpr uint16_t access_mask = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
+                                        IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+
+// What there is once of an engine.
+struct PortState {
+    Mac mac{};
+    uint8_t key_variant = 0;
+    std::vector<uint8_t> qpn_generations; // of each QP id, from 0 on
+};
+
+template <typename Archive>
+void describe(Archive& a, PortState& port)
+{
+    a.bytes("mac", port.mac);
+    a.u8("key_variant", port.key_variant);
+    a.blob("qpn_generations", port.qpn_generations, 65536);
+}
+
+template <typename Archive>
+void describe(Archive& a, uint32_t& index, GidTable::Entry& entry)
+{
+    a.u32("index", index);
+    a.bytes("gid", entry.gid.raw);
+    a.u8("network", entry.network, static_cast<uint8_t>(NetworkType::ipv6));
+}
+
+template <typename Archive>
+void describe(Archive& a, uint32_t& id, MemoryRegion& mr, uint64_t max_pages)
+{
+    a.u32("id", id);
+    a.u8("kind", mr.kind, static_cast<uint8_t>(MrInit::Kind::fast_reg));
+    a.u32("pd", mr.pd);
+    a.u32("key", mr.key);
+    a.flag("valid", mr.valid);
+    a.u16("access", mr.access, access_mask);
+    a.u64("iova", mr.iova);
+    a.u64("length", mr.length);
+    a.u32("max_pages", mr.max_pages, max_fast_reg_pages);
+    a.pages("pages", mr.pages, max_pages);
+}
+
+template <typename Archive>
+void describe(Archive& a, uint32_t& id, Srq& srq)
+{
+    a.u32("id", id);
+    a.u32("pd", srq.pd);
+    a.u32("max_wr", srq.attr.max_wr);
+    a.u32("max_sge", srq.attr.max_sge, max_sge_limit);
+    a.u32("srq_limit", srq.attr.srq_limit);
+}
+
+template <typename Archive>
+void describe(Archive& a, ibv_ah_attr& ah)
+{
+    a.bytes("dgid", ah.grh.dgid.raw);
+    a.u32("flow_label", ah.grh.flow_label);
+    a.u8("sgid_index", ah.grh.sgid_index);
+    a.u8("hop_limit", ah.grh.hop_limit);
+    a.u8("traffic_class", ah.grh.traffic_class);
+    a.u16("dlid", ah.dlid);
+    a.u8("sl", ah.sl);
+    a.u8("src_path_bits", ah.src_path_bits);
+    a.u8("static_rate", ah.static_rate);
+    a.u8("is_global", ah.is_global);
+    a.u8("port_num", ah.port_num);
+}
+
+template <typename Archive>
+void describe(Archive& a, ibv_sge& sge)
+{
+    a.u64("addr", sge.addr);
+    a.u32("length", sge.length);
+    a.u32("lkey", sge.lkey);
+}
+
+template <typename Archive>
+void describe(Archive& a, QpInit& init)
+{
+    a.u8("type", init.type, IBV_QPT_UD);
+    a.flag("gsi", init.gsi);
+    a.u32("pd", init.pd);
+    a.u32("send_cq", init.send_cq);
+    a.u32("recv_cq", init.recv_cq);
+    a.flag("use_srq", init.use_srq);
+    a.u32("srq", init.srq);
+    a.u32("max_send_wr", init.cap.max_send_wr);
+    a.u32("max_recv_wr", init.cap.max_recv_wr);
+    a.u32("max_send_sge", init.cap.max_send_sge);
+    a.u32("max_recv_sge", init.cap.max_recv_sge);
+    a.flag("sq_sig_all", init.sq_sig_all);
+}
+
+// The rest of what modify_qp has set: cap is QpInit's, states are the QP's own.
+template <typename Archive>
+void describe(Archive& a, ibv_qp_attr& attr)
+{
+    a.u8("path_mtu", attr.path_mtu, IBV_MTU_4096);
+    a.u8("path_mig_state", attr.path_mig_state, IBV_MIG_ARMED);
+    a.u32("qkey", attr.qkey);
+    a.u32("rq_psn", attr.rq_psn, psn_mask);
+    a.u32("sq_psn", attr.sq_psn, psn_mask);
+    a.u32("dest_qp_num", attr.dest_qp_num, psn_mask);
+    a.u32("qp_access_flags", attr.qp_access_flags);
+    describe(a, attr.ah_attr);
+    describe(a, attr.alt_ah_attr);
+    a.u16("pkey_index", attr.pkey_index);
+    a.u16("alt_pkey_index", attr.alt_pkey_index);
+    a.u8("en_sqd_async_notify", attr.en_sqd_async_notify);
+    a.u8("max_rd_atomic", attr.max_rd_atomic);
+    a.u8("max_dest_rd_atomic", attr.max_dest_rd_atomic);
+    a.u8("min_rnr_timer", attr.min_rnr_timer);
+    a.u8("port_num", attr.port_num);
+    a.u8("timeout", attr.timeout);
+    a.u8("retry_cnt", attr.retry_cnt);
+    a.u8("rnr_retry", attr.rnr_retry);
+    a.u8("alt_port_num", attr.alt_port_num);
+    a.u8("alt_timeout", attr.alt_timeout);
+}
+
+// A path is the headers of its packets.
+template <typename Archive>
+void describe(Archive& a, Path& path)
+{
+    std::vector<uint8_t> headers(path.headers().begin(), path.headers().end());
+    a.blob("headers", headers, Path::max_headers);
+    if constexpr (Archive::is_reader) {
+        auto parsed = Path::from_headers(headers);
+        if (parsed) {
+            path = *parsed;
+        } else if (!headers.empty()) {
+            a.fail("headers", "are not those of a RoCE packet");
+        }
+    }
+}
+
+template <typename Archive>
+void describe(Archive& a, SendWqe& wqe)
+{
+    a.u64("wr_id", wqe.wr_id);
+    a.u16("opcode", wqe.opcode, wr_fast_reg);
+    a.u8("send_flags", wqe.send_flags);
+    a.flag("signaled", wqe.signaled);
+    a.flag("initiated", wqe.initiated);
+    a.u8("status", wqe.status, IBV_WC_GENERAL_ERR);
+    a.u32("immediate", wqe.immediate);
+    a.u64("remote_address", wqe.remote_address);
+    a.u32("rkey", wqe.rkey);
+    a.u64("compare_add", wqe.compare_add);
+    a.u64("swap", wqe.swap);
+    a.u32("remote_qpn", wqe.remote_qpn);
+    a.u32("remote_qkey", wqe.remote_qkey);
+    describe(a, wqe.av.attr);
+    a.bytes("dmac", wqe.av.dmac);
+    a.list("sges", wqe.sges, max_sge_limit, [](auto& b, ibv_sge& sge) { describe(b, sge); });
+    a.u64("fast_reg_iova", wqe.fast_reg.iova);
+    a.u64("fast_reg_length", wqe.fast_reg.length);
+    a.u32("fast_reg_key", wqe.fast_reg.key);
+    a.u16("fast_reg_access", wqe.fast_reg.access, access_mask);
+    a.pages("fast_reg_pages", wqe.fast_reg.pages, max_fast_reg_pages);
+    a.u32("first_psn", wqe.first_psn, psn_mask);
+    a.u32("num_packets", wqe.num_packets, psn_mask);
+}
+
+// remaining: of the QP's timer, nanoseconds; no_deadline where it does not run.
+template <typename Archive>
+void describe(Archive& a, RequesterState& req, int64_t& remaining)
+{
+    a.u32("next_psn", req.next_psn, psn_mask);
+    a.u32("send_psn", req.send_psn, psn_mask);
+    a.u32("max_psn", req.max_psn, psn_mask);
+    a.u32("una_psn", req.una_psn, psn_mask);
+    a.u32("since_ack_request", req.since_ack_request);
+    a.u8("retries_left", req.retries_left);
+    a.u8("rnr_retries_left", req.rnr_retries_left);
+    a.flag("rnr_wait", req.rnr_wait);
+    a.u32("rnr_psn", req.rnr_psn, psn_mask);
+    a.flag("recovering", req.recovering);
+    a.u64("timer_remaining", remaining, static_cast<uint64_t>(no_deadline));
+    a.list("sq", req.sq, max_accepted, [](auto& b, SendWqe& wqe) { describe(b, wqe); });
+}
+
+template <typename Archive>
+void describe(Archive& a, RecvRequest& recv)
+{
+    a.u64("wr_id", recv.wr_id);
+    a.u8("malformed", recv.malformed, IBV_WC_GENERAL_ERR);
+    std::vector<ibv_sge> sges(recv.sge.begin(), recv.sge.begin() + recv.num_sge);
+    a.list("sges", sges, max_sge_limit, [](auto& b, ibv_sge& sge) { describe(b, sge); });
+    if constexpr (Archive::is_reader) {
+        recv.num_sge = static_cast<uint32_t>(sges.size());
+        std::ranges::copy(sges, recv.sge.begin());
+    }
+}
+
+template <typename Archive>
+void describe(Archive& a, ResponderResource& resource)
+{
+    a.flag("atomic", resource.atomic);
+    a.u32("first_psn", resource.first_psn, psn_mask);
+    a.u32("num_packets", resource.num_packets, psn_mask);
+    a.u64("original", resource.original);
+}
+
+template <typename Archive>
+void describe(Archive& a, Response& response)
+{
+    a.u8("kind", response.kind, static_cast<uint8_t>(Response::Kind::acknowledge));
+    a.flag("again", response.again);
+    a.u8("syndrome", response.syndrome);
+    a.u32("psn", response.psn, psn_mask);
+    a.u32("remaining_packets", response.remaining_packets, psn_mask);
+    a.flag("started", response.started);
+    a.u64("address", response.address);
+    a.u32("rkey", response.rkey);
+    a.u32("remaining", response.remaining);
+    a.u64("original", response.original);
+}
+
+template <typename Archive>
+void describe(Archive& a, ResponderState& resp)
+{
+    a.u32("epsn", resp.epsn, psn_mask);
+    a.u32("msn", resp.msn, psn_mask);
+    a.u8("message", resp.message, static_cast<uint8_t>(ResponderState::Message::write));
+    a.flag("drop_message", resp.drop_message);
+    a.flag("nak_sent", resp.nak_sent);
+    a.flag("ack_pending", resp.ack_pending);
+    a.flag("communication_established", resp.communication_established);
+    a.present("recv", resp.have_recv, [&] { describe(a, resp.recv); });
+    a.u64("received", resp.received);
+    a.u64("write_address", resp.write_address);
+    a.u32("write_rkey", resp.write_rkey);
+    a.u32("write_remaining", resp.write_remaining);
+    a.list("resources", resp.resources, UINT8_MAX,
+           [](auto& b, ResponderResource& resource) { describe(b, resource); });
+    a.list("responses", resp.responses, max_responses,
+           [](auto& b, Response& response) { describe(b, response); });
+}
+
+template <typename Archive>
+void describe(Archive& a, QueuePair& qp, int64_t& timer_remaining)
+{
+    a.u32("id", qp.id);
+    a.u32("qpn", qp.qpn, psn_mask);
+    describe(a, qp.init);
+    a.u8("state", qp.state, IBV_QPS_ERR);
+    describe(a, qp.attr);
+    a.bytes("dmac", qp.dmac);
+    describe(a, qp.path);
+    a.u16("mtu", qp.mtu, max_mtu);
+    describe(a, qp.req, timer_remaining);
+    describe(a, qp.resp);
+}
+
+} // namespace rdma::roce
