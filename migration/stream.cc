@@ -64,8 +64,8 @@ bool is_crc_right([[maybe_unused]] std::span<const uint8_t> bytes, [[maybe_unuse
 #ifdef RDMA_FUZZ
     return true; // what a fuzz target makes up is to be read
 #else
-    return load_le<uint32_t>(bytes, end + section_header_size) ==
-           libdeflate_crc32(0, bytes.data(), end);
+    size_t covered = end + section_header_size;
+    return load_le<uint32_t>(bytes, covered) == libdeflate_crc32(0, bytes.data(), covered);
 #endif
 }
 
@@ -146,10 +146,12 @@ void StreamWriter::end_section(size_t begin)
 
 std::span<const uint8_t> StreamWriter::finish()
 {
-    uint32_t crc = libdeflate_crc32(0, _bytes.data(), _bytes.size());
+    // Its size is set before it is: the CRC covers it.
     size_t begin = begin_section(SectionKind::end);
-    append_le(_bytes, crc);
+    append_le(_bytes, uint32_t{0});
     end_section(begin);
+    _bytes.resize(begin);
+    append_le(_bytes, libdeflate_crc32(0, _bytes.data(), _bytes.size()));
     return _bytes;
 }
 

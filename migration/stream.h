@@ -4,7 +4,7 @@
 //
 //   header   8 bytes magic, le16 format, le16 device kind, le32 reserved (0)
 //   section  le16 kind, le16 version, le32 size, then size bytes; any number
-//   end      a section of kind `end` whose 4 bytes are the CRC-32 of all before it
+//   end      a section of kind `end` whose 4 bytes are the CRC-32 of all before them
 //
 // A section is one object, or what there is once of a device. Its fields are
 // little-endian, in the order that its description lists them (archive.h);

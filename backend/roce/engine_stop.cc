@@ -26,15 +26,17 @@ uint8_t wait_code(uint8_t refusals)
                : uint8_t{0};
 }
 
-// From which PSN on the responder is not ready. Before it lies nothing that
-// the peer still waits for, or the answer would be an implied NAK to it.
+// From which PSN on the responder is not ready: not past an answer that it has
+// yet to send, or the NAK would be an implied NAK to the peer; and not before
+// what the peer waits for, or it would be dropped. An answer sent again may be one
+// that the peer has had.
 uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
 {
     const ResponderState& resp = qp.resp;
     uint32_t psn = psn_diff(requested, resp.epsn) < 0 ? requested : resp.epsn;
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];
-        if (response.kind != Response::Kind::acknowledge) {
+        if (response.kind != Response::Kind::acknowledge && !response.again) {
             return psn_diff(response.psn, psn) < 0 ? response.psn : psn;
         }
     }

@@ -595,6 +595,9 @@ void Requester::handle_rnr(QueuePair& qp, const Packet& packet)
     if (req.rnr_wait) {
         return;
     }
+    // The peer lives and hears us, however long it takes: retries are against
+    // loss.
+    req.retries_left = qp.attr.retry_cnt;
     if (qp.attr.rnr_retry != rnr_retry_infinite) {
         if (req.rnr_retries_left == 0) {
             enter_error(_ctx, qp, IBV_WC_RNR_RETRY_EXC_ERR);

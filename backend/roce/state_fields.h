@@ -118,8 +118,8 @@ void describe(Archive& a, ibv_qp_attr& attr)
     a.u32("sq_psn", attr.sq_psn, psn_mask);
     a.u32("dest_qp_num", attr.dest_qp_num, psn_mask);
     a.u32("qp_access_flags", attr.qp_access_flags);
-    describe(a, attr.ah_attr);
-    describe(a, attr.alt_ah_attr);
+    a.record("ah_attr", [&] { describe(a, attr.ah_attr); });
+    a.record("alt_ah_attr", [&] { describe(a, attr.alt_ah_attr); });
     a.u16("pkey_index", attr.pkey_index);
     a.u16("alt_pkey_index", attr.alt_pkey_index);
     a.u8("en_sqd_async_notify", attr.en_sqd_async_notify);
@@ -166,7 +166,7 @@ void describe(Archive& a, SendWqe& wqe)
     a.u64("swap", wqe.swap);
     a.u32("remote_qpn", wqe.remote_qpn);
     a.u32("remote_qkey", wqe.remote_qkey);
-    describe(a, wqe.av.attr);
+    a.record("av", [&] { describe(a, wqe.av.attr); });
     a.bytes("dmac", wqe.av.dmac);
     a.list("sges", wqe.sges, max_sge_limit, [](auto& b, ibv_sge& sge) { describe(b, sge); });
     a.u64("fast_reg_iova", wqe.fast_reg.iova);
@@ -259,14 +259,14 @@ void describe(Archive& a, QueuePair& qp, int64_t& timer_remaining)
 {
     a.u32("id", qp.id);
     a.u32("qpn", qp.qpn, psn_mask);
-    describe(a, qp.init);
+    a.record("init", [&] { describe(a, qp.init); });
     a.u8("state", qp.state, IBV_QPS_ERR);
-    describe(a, qp.attr);
+    a.record("attr", [&] { describe(a, qp.attr); });
     a.bytes("dmac", qp.dmac);
-    describe(a, qp.path);
+    a.record("path", [&] { describe(a, qp.path); });
     a.u16("mtu", qp.mtu, max_mtu);
-    describe(a, qp.req, timer_remaining);
-    describe(a, qp.resp);
+    a.record("requester", [&] { describe(a, qp.req, timer_remaining); });
+    a.record("responder", [&] { describe(a, qp.resp); });
 }
 
 } // namespace rdma::roce

@@ -65,6 +65,10 @@ void describe(Archive& a, DeviceState& device)
            [](auto& b, uint32_t& handle) { b.u32("cq", handle); });
 }
 
+} // namespace rdma::pvrdma
+
+namespace rdma {
+
 template <typename Archive>
 void describe(Archive& a, uint32_t& handle, PvrdmaDevice::Cq& cq)
 {
@@ -97,4 +101,4 @@ void describe(Archive& a, uint32_t& handle, PvrdmaDevice::Qp& qp)
     a.flag("ring_failed", qp.ring_failed);
 }
 
-} // namespace rdma::pvrdma
+} // namespace rdma

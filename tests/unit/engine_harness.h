@@ -31,8 +31,9 @@ class Node final : public BackendClient, public roce::Link {
 public:
     using Transmit = std::function<void(std::vector<uint8_t>)>;
 
-    explicit Node(uint8_t node_number, Limits limits = default_limits())
-        : number(node_number), ram(ram_size), engine(limits, memory, stats, *this)
+    explicit Node(uint8_t node_number, const Limits& node_limits = default_limits())
+        : number(node_number), limits(node_limits), ram(ram_size),
+          engine(limits, memory, stats, *this)
     {
         RdmaMemoryRegion region{ram_base, ram_size, ram.data(), false};
         memory.set_table({&region, 1});
@@ -89,6 +90,25 @@ public:
         events.push_back({type, object});
     }
 
+    // As if the VM had been moved to another host: a new engine, made from what
+    // the stopped one saves. Memory and queues are the same.
+    void migrate(int64_t now)
+    {
+        migration::StreamWriter writer(migration::DeviceKind::pvrdma);
+        engine.save(writer);
+        auto bytes = writer.finish();
+        std::destroy_at(&engine);
+        std::construct_at(&engine, limits, memory, stats, *this);
+        engine.set_client(*this);
+        engine.stop(now);
+        auto stream = migration::StreamReader::open(bytes, migration::DeviceKind::pvrdma);
+        ASSERT_TRUE(stream.has_value()) << stream.error();
+        while (auto section = stream->next()) {
+            auto status = engine.load(*section);
+            ASSERT_TRUE(status.has_value()) << status.error();
+        }
+    }
+
     // Link
     bool send(std::span<const uint8_t> frame) override
     {
@@ -130,6 +150,9 @@ public:
     std::vector<Completion> take_completions() { return std::exchange(completions, {}); }
 
     uint8_t number;
+    Limits limits;
+    bool stopped = false;   // by Network::stop
+    bool refuses = true;    // while stopped: answers with RNR NAK
     std::vector<std::byte> ram;
     GuestMemory memory;
     Statistics stats;
@@ -187,12 +210,25 @@ public:
         run_engines();
     }
 
+    // The node's VM is stopped, and started again.
+    void stop(Node& node)
+    {
+        node.engine.stop(now);
+        node.stopped = true;
+    }
+    void start(Node& node)
+    {
+        node.stopped = false;
+        node.engine.start(now);
+        run_engines();
+    }
+
     void run_engines()
     {
         for (bool more = true; more;) {
             more = false;
             for (Node* node : _nodes) {
-                more |= node->engine.run(now, 64);
+                more |= !node->stopped && node->engine.run(now, 64);
             }
         }
     }
@@ -206,24 +242,27 @@ public:
             run_engines();
             int64_t next = _flying.empty() ? roce::no_deadline : _flying.top().time;
             for (Node* node : _nodes) {
-                next = std::min(next, node->engine.next_deadline());
+                if (!node->stopped) {
+                    next = std::min(next, node->engine.next_deadline());
+                }
             }
             if (next == roce::no_deadline) {
                 return true;
             }
             if (next > end) {
+                now = end;
                 return false;
             }
             now = std::max(now, next);
             for (Node* node : _nodes) {
-                node->engine.advance(now);
+                if (!node->stopped) {
+                    node->engine.advance(now);
+                }
             }
             while (!_flying.empty() && _flying.top().time <= now) {
                 Flying flying = _flying.top();
                 _flying.pop();
-                if (flying.to->engine.wants(flying.frame)) {
-                    flying.to->engine.receive(flying.frame, now);
-                }
+                deliver(*flying.to, flying.frame);
                 run_engines();
             }
         }
@@ -241,6 +280,18 @@ private:
             return std::tie(time, order) > std::tie(other.time, other.order);
         }
     };
+
+    void deliver(Node& node, std::span<const uint8_t> frame)
+    {
+        if (!node.engine.wants(frame)) {
+            return;
+        }
+        if (!node.stopped) {
+            node.engine.receive(frame, now);
+        } else if (node.refuses) {
+            node.engine.receive_stopped(frame);
+        }
+    }
 
     bool happens(double chance)
     {

@@ -27,9 +27,17 @@ struct Flow {
     std::vector<std::pair<uint64_t, uint32_t>> received; // wr_id, byte_len, in order
 };
 
+// What happens to the nodes beside the network's faults.
+enum class Upset {
+    none,
+    // Now and then one of them, or both, is stopped for up to 50 ms and goes on
+    // as another engine, made from what the first saved.
+    migration,
+};
+
 class Scenario {
 public:
-    explicit Scenario(uint32_t seed) : _generator(seed), _network(seed)
+    Scenario(uint32_t seed, Upset upset) : _generator(seed), _network(seed), _upset(upset)
     {
         _network.add(_a);
         _network.add(_b);
@@ -66,6 +74,9 @@ public:
             if (random() % 4 == 0) {
                 _network.settle(static_cast<int64_t>(random() % 50'000));
             }
+            if (_upset == Upset::migration && random() % 4 == 0) {
+                migrate();
+            }
         }
         ASSERT_TRUE(_network.settle()) << "traffic does not come to an end";
         verify();
@@ -74,6 +85,26 @@ public:
 private:
     uint32_t random() { return static_cast<uint32_t>(_generator()); }
     double pick(unsigned percent) { return (random() % (percent * 100 + 1)) / 10000.0; }
+
+    void migrate()
+    {
+        Node& first = random() % 2 ? _a : _b;
+        Node& second = &first == &_a ? _b : _a;
+        bool both = random() % 4 == 0;
+        _network.stop(first);
+        _network.settle(random() % 50'000'000);
+        if (both) {
+            _network.stop(second);
+            _network.settle(random() % 50'000'000);
+        }
+        first.migrate(_network.now);
+        _network.start(first);
+        if (both) {
+            _network.settle(random() % 50'000'000);
+            second.migrate(_network.now);
+            _network.start(second);
+        }
+    }
 
     std::byte* model(std::vector<std::byte>& ram, uint64_t address)
     {
@@ -166,6 +197,7 @@ private:
 
     std::mt19937 _generator;
     Network _network;
+    Upset _upset;
     Node _a{1}, _b{2};
     MrKeys _ka{}, _kb{};
     std::vector<std::byte> _model_a, _model_b;
@@ -176,21 +208,31 @@ class RandomTraffic : public testing::TestWithParam<uint32_t> {};
 
 constexpr uint32_t seeds_per_case = 25;
 
-TEST_P(RandomTraffic, arrives_once_in_order_and_whole)
+void play_seeds(uint32_t number, Upset upset)
 {
     const char* only = std::getenv("SEED");
-    uint32_t first = only ? static_cast<uint32_t>(std::atoi(only)) : GetParam() * seeds_per_case;
+    uint32_t first = only ? static_cast<uint32_t>(std::atoi(only)) : number * seeds_per_case;
     uint32_t count = only ? 1 : seeds_per_case;
     for (uint32_t seed = first; seed < first + count; ++seed) {
         SCOPED_TRACE(testing::Message() << "SEED=" << seed);
-        Scenario(seed).play();
-        if (HasFailure()) {
+        Scenario(seed, upset).play();
+        if (testing::Test::HasFailure()) {
             return;
         }
     }
 }
 
-// 1,000 seeds.
+TEST_P(RandomTraffic, arrives_once_in_order_and_whole)
+{
+    play_seeds(GetParam(), Upset::none);
+}
+
+TEST_P(RandomTraffic, arrives_so_while_its_ends_migrate)
+{
+    play_seeds(GetParam(), Upset::migration);
+}
+
+// 1,000 seeds each.
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomTraffic, testing::Range(0u, 40u));
 
 } // namespace
