@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The PVRDMA device saved and loaded: a second device takes over the guest of
+// the first, with its memory as it is.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "archive.h"
+#include "device_state.h"
+#include "pvrdma_guest.h"
+
+namespace rdma::test {
+namespace {
+
+using migration::DeviceKind;
+using migration::SectionKind;
+using migration::Status;
+using migration::StreamWriter;
+
+struct PvrdmaState : testing::Test {
+    ModelGuest guest;
+    FakeHost new_host;
+    Statistics new_stats;
+
+    StatefulDevice parts(ModelGuest& g) { return {DeviceKind::pvrdma, g.device, g.backend, g.stats}; }
+    std::vector<uint8_t> saved()
+    {
+        StreamWriter stream(DeviceKind::pvrdma);
+        save_state(parts(guest), stream);
+        auto bytes = stream.finish();
+        return {bytes.begin(), bytes.end()};
+    }
+    // A device that has taken over guest's memory and backend.
+    std::unique_ptr<PvrdmaDevice> taken_over(const PvrdmaConfig& config, std::string& error)
+    {
+        auto bytes = saved();
+        auto device = std::make_unique<PvrdmaDevice>(config, new_host, guest.memory, guest.backend,
+                                                     new_stats);
+        Status status =
+            load_state({DeviceKind::pvrdma, *device, guest.backend, new_stats}, bytes, true);
+        error = status ? "" : status.error();
+        return device;
+    }
+    std::unique_ptr<PvrdmaDevice> taken_over()
+    {
+        std::string error;
+        auto device = taken_over(guest.config, error);
+        EXPECT_EQ(error, "");
+        return device;
+    }
+};
+
+TEST_F(PvrdmaState, a_device_that_no_driver_has_touched_can_be_taken_over)
+{
+    auto device = taken_over();
+    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_version, 4), 20u);
+    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_imr, 4), ~0u);
+}
+
+TEST_F(PvrdmaState, registers_stay)
+{
+    guest.set_up();
+    guest.write(reg_imr, 2);
+    guest.post(cmd_resize_cq, CmdHandle{});
+    uint32_t error = guest.read(reg_err);
+    ASSERT_NE(error, 0u);
+    auto device = taken_over();
+    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_err, 4), error);
+    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_imr, 4), 2u);
+}
+
+TEST_F(PvrdmaState, the_command_channel_goes_on)
+{
+    guest.set_up();
+    auto device = taken_over();
+    CmdCreatePd cmd{};
+    cmd.hdr = {.response = 99, .cmd = cmd_create_pd, .reserved = 0};
+    guest.ram.at<CmdCreatePd>(guest.command_slot) = cmd;
+    device->bar_write(RDMA_BAR_REGS, reg_request, 0, 4);
+    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_err, 4), 0u);
+    EXPECT_EQ(guest.response<RespHdr>().response, 99u);
+    EXPECT_EQ(new_host.irqs[vector_response], 1);
+}
+
+TEST_F(PvrdmaState, completions_come_where_the_old_device_left_off)
+{
+    guest.set_up();
+    ModelQp qp = guest.create_qp({});
+    Completion completion;
+    completion.qp = qp.handle;
+    completion.wc.wr_id = 1;
+    ASSERT_TRUE(guest.device.complete(guest.cq.handle, completion));
+    guest.ring(uar_cq_offset, guest.cq.handle | uar_cq_arm);
+    auto device = taken_over();
+    completion.wc.wr_id = 2;
+    ASSERT_TRUE(device->complete(guest.cq.handle, completion));
+    ASSERT_EQ(guest.cq.ring.unread(), 2u);
+    EXPECT_EQ(guest.cq.ring.take<pvrdma_cqe>().wr_id, 1u);
+    EXPECT_EQ(guest.cq.ring.take<pvrdma_cqe>().wr_id, 2u);
+    // It was armed at the old one.
+    EXPECT_EQ(new_host.irqs[vector_cq], 1);
+    EXPECT_EQ(guest.notifications().take<uint32_t>(), guest.cq.handle);
+}
+
+TEST_F(PvrdmaState, requests_are_taken_where_the_old_device_left_off)
+{
+    guest.set_up();
+    ModelSrq srq = guest.create_srq(8, 2);
+    ModelQp qp = guest.create_qp({.srq = srq.handle});
+    for (uint64_t id = 1; id <= 2; ++id) {
+        auto& send = qp.sq.next<pvrdma_sq_wqe_hdr>();
+        send.wr_id = id;
+        send.opcode = PVRDMA_WR_SEND;
+        qp.sq.publish();
+        auto& recv = srq.ring.next<pvrdma_rq_wqe_hdr>();
+        recv.wr_id = 10 + id;
+        srq.ring.publish();
+    }
+    SendRequest send;
+    RecvRequest recv;
+    ASSERT_TRUE(guest.device.pull_send(qp.handle, send));
+    ASSERT_TRUE(guest.device.pull_srq_recv(srq.handle, recv));
+    auto device = taken_over();
+    ASSERT_TRUE(device->pull_send(qp.handle, send));
+    EXPECT_EQ(send.wr.wr_id, 2u);
+    EXPECT_FALSE(device->pull_send(qp.handle, send));
+    ASSERT_TRUE(device->pull_srq_recv(srq.handle, recv));
+    EXPECT_EQ(recv.wr_id, 12u);
+}
+
+TEST_F(PvrdmaState, event_rings_and_late_notifications_stay)
+{
+    guest.set_up();
+    std::vector<ModelCq> cqs;
+    for (int i = 0; i < 1030; ++i) {
+        cqs.push_back(guest.create_cq(1));
+        guest.ring(uar_cq_offset, cqs.back().handle | uar_cq_arm);
+        ASSERT_TRUE(guest.device.complete(cqs.back().handle, {}));
+    }
+    guest.device.async_event(IBV_EVENT_CQ_ERR, 3);
+    auto notifications = guest.notifications();
+    auto device = taken_over();
+    device->async_event(IBV_EVENT_CQ_ERR, 4);
+    auto events = guest.async_ring();
+    EXPECT_EQ(events.take<EventEntry>().info, 3u);
+    EXPECT_EQ(events.take<EventEntry>().info, 4u);
+    // The ring had room for 1024; the others come when there is room again.
+    for (int i = 0; i < 1024; ++i) {
+        ASSERT_EQ(notifications.take<uint32_t>(), cqs[static_cast<size_t>(i)].handle);
+    }
+    device->bar_write(RDMA_BAR_UAR, 4096 + uar_cq_offset, cqs[0].handle | uar_cq_arm, 4);
+    for (int i = 1024; i < 1030; ++i) {
+        ASSERT_EQ(notifications.take<uint32_t>(), cqs[static_cast<size_t>(i)].handle);
+    }
+}
+
+TEST_F(PvrdmaState, a_carrier_that_is_gone_at_the_destination_is_told)
+{
+    guest.set_up();
+    auto device = taken_over();
+    device->start();
+    EXPECT_EQ(new_host.irqs[vector_async], 0);
+    new_host.nic.link_up = false;
+    device->start();
+    EXPECT_EQ(new_host.irqs[vector_async], 1);
+    EXPECT_EQ(guest.async_ring().take<EventEntry>().type, +IBV_EVENT_PORT_ERR);
+}
+
+TEST_F(PvrdmaState, counters_stay)
+{
+    guest.set_up();
+    guest.stats.tx_packets = 1234567;
+    taken_over();
+    EXPECT_EQ(new_stats.tx_packets, 1234567u);
+    EXPECT_EQ(new_stats.commands, guest.stats.commands);
+}
+
+TEST_F(PvrdmaState, another_configuration_is_refused_by_name)
+{
+    guest.set_up();
+    struct Other {
+        uint32_t PvrdmaConfig::* field;
+        uint32_t value;
+        std::string message;
+    };
+    const Other others[] = {
+        {&PvrdmaConfig::max_qp, 1000, "property 'max-qp' is 1000 here and 32768 in the saved state"},
+        {&PvrdmaConfig::version, 19, "property 'version' is 19 here and 20 in the saved state"},
+        {&PvrdmaConfig::roce_version, 1, "property 'roce' is 1 here and 2 in the saved state"},
+        {&PvrdmaConfig::max_cq, 8192, "property 'max-cq' is 8192 here and 4096 in the saved state"},
+        {&PvrdmaConfig::max_uar, 512, "property 'max-uar' is 512 here and 1024 in the saved state"},
+    };
+    for (const Other& other : others) {
+        PvrdmaConfig config = guest.config;
+        config.*other.field = other.value;
+        std::string error;
+        taken_over(config, error);
+        EXPECT_EQ(error, other.message);
+    }
+}
+
+// Every object of the one side must have its other half.
+TEST_F(PvrdmaState, objects_that_one_side_lacks_are_refused)
+{
+    guest.set_up();
+    guest.create_qp({});
+    auto bytes = saved();
+    guest.backend.qps.ids.insert(500);
+    PvrdmaDevice device(guest.config, new_host, guest.memory, guest.backend, new_stats);
+    Status status = load_state({DeviceKind::pvrdma, device, guest.backend, new_stats}, bytes, true);
+    ASSERT_FALSE(status.has_value());
+    EXPECT_EQ(status.error(), "the objects of the device and of its backend are not the same");
+
+    guest.backend.qps.ids.clear();
+    PvrdmaDevice other(guest.config, new_host, guest.memory, guest.backend, new_stats);
+    status = load_state({DeviceKind::pvrdma, other, guest.backend, new_stats}, bytes, true);
+    ASSERT_FALSE(status.has_value());
+    EXPECT_NE(status.error().find("section pvrdma-qp: QP"), std::string::npos) << status.error();
+}
+
+} // namespace
+} // namespace rdma::test
