@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 
 #include "gid_table.h"
 #include "handle_table.h"
@@ -44,6 +45,7 @@ struct Context {
     Statistics& stats;
     Link& link;
     BackendClient* client = nullptr;
+    std::function<QueuePair*(uint32_t qpn)> find_by_qpn; // null: no such QP
     MemoryRegions regions;
     GidTable gids;
     HandleTable<Srq> srqs;

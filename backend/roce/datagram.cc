@@ -3,6 +3,8 @@
 
 #include <span>
 
+#include "connection_message.h"
+
 namespace rdma::roce {
 
 namespace {
@@ -64,13 +66,28 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         std::memcpy(header.bytes.data(), &wqe.immediate, sizeof(header));
         frame.header(header);
     }
-    if (!_ctx.regions.gather(wqe.sges, qp.init.pd, 0, frame.payload(wqe.length))) {
+    auto payload = frame.payload(wqe.length);
+    if (!_ctx.regions.gather(wqe.sges, qp.init.pd, 0, payload)) {
         status = IBV_WC_LOC_PROT_ERR;
         return false;
+    }
+    if (qp.init.gsi) {
+        note_connection(payload);
     }
     qp.req.next_psn = psn_add(qp.req.next_psn, 1);
     _ctx.emit(path);
     return true;
+}
+
+// A message of the guest's connection manager leaves.
+void Datagram::note_connection(std::span<const std::byte> mad)
+{
+    auto retry = rnr_retry_asked_for(
+        {reinterpret_cast<const uint8_t*>(mad.data()), mad.size()});
+    QueuePair* connected = retry ? _ctx.find_by_qpn(retry->qpn) : nullptr;
+    if (connected) {
+        connected->peer_rnr_retry = retry->count;
+    }
 }
 
 void Datagram::handle(QueuePair& qp, const Packet& packet)

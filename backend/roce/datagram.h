@@ -16,6 +16,7 @@ public:
     void handle(QueuePair& qp, const Packet& packet);
 
 private:
+    void note_connection(std::span<const std::byte> mad);
     bool send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status);
 
     Context& _ctx;

@@ -20,7 +20,9 @@ Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Lin
     : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
       _datagram(_ctx, _requester), _pds(limits.max_pd), _cqs(limits.max_cq),
       _qps(limits.max_qp, first_qp_id)
-{}
+{
+    _ctx.find_by_qpn = [this](uint32_t qpn) { return find_by_qpn(qpn); };
+}
 
 void Engine::reset()
 {
@@ -248,6 +250,7 @@ void Engine::reset_qp(QueuePair& qp)
     qp.dmac = {};
     qp.path = {};
     qp.mtu = 0;
+    qp.peer_rnr_retry = rnr_retry_infinite;
     Timer timer = qp.req.timer;
     qp.req = {};
     qp.req.timer = timer; // its entry is still queued

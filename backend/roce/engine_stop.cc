@@ -5,8 +5,10 @@
 //
 // A stopped responder answers with RNR NAK: a peer waits and tries again without
 // end if its rnr_retry is 7, and its retry counter is left alone. The first
-// waits are short, so that a short stop costs little, and become longer, so
-// that a peer with a small rnr_retry lasts.
+// waits are short, so that a short stop costs little, and become longer. A peer
+// that is known to have an end of its patience (connection_message.h) is made to
+// wait for long each time; one that has none, such as Linux's NFS, is not answered: it
+// has a retry counter and an ACK timeout.
 #include "engine.h"
 
 namespace rdma::roce {
@@ -19,9 +21,9 @@ constexpr uint8_t first_wait_code = 14;
 constexpr uint8_t wait_code_step = 2;
 constexpr uint8_t num_wait_codes = 9;
 
-uint8_t wait_code(uint8_t refusals)
+uint8_t wait_code(const QueuePair& qp, uint8_t refusals)
 {
-    return refusals < num_wait_codes
+    return qp.peer_rnr_retry == rnr_retry_infinite && refusals < num_wait_codes
                ? static_cast<uint8_t>(first_wait_code + wait_code_step * refusals)
                : uint8_t{0};
 }
@@ -64,7 +66,8 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
     auto packet = parse(frame, grh);
     QueuePair* qp = packet ? find_by_qpn(packet->destination_qp) : nullptr;
     if (!qp || !qp->is_reliable() || packet->transport() != transport_rc || !qp->can_receive() ||
-        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response()) {
+        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response() ||
+        qp->peer_rnr_retry == 0) {
         ++_ctx.stats.drop_stopped;
         return;
     }
@@ -76,7 +79,7 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
     builder.begin(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
                   first_not_ready(*qp, packet->psn), false, false);
     builder.header(
-        Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(refusals)), qp->resp.msn});
+        Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(*qp, refusals)), qp->resp.msn});
     auto answer = builder.finish();
     refusals = std::min<uint8_t>(refusals + 1, num_wait_codes);
     ++_ctx.stats.stopped_rnr_naks_sent;

@@ -14,6 +14,9 @@
 
 namespace rdma::roce {
 
+// rnr_retry has 3 bits; this one is for ever (9.7.5.2.8).
+inline constexpr uint8_t rnr_retry_infinite = 7;
+
 // A send work request that the requester has accepted.
 struct SendWqe {
     uint64_t wr_id;
@@ -120,6 +123,9 @@ struct QueuePair {
     Mac dmac{};
     Path path; // connected QPs from RTR on
     uint32_t mtu = 0; // bytes
+    // The peer's rnr_retry, where the guest's connection manager has agreed on
+    // one (connection_message.h); else as most have it.
+    uint8_t peer_rnr_retry = rnr_retry_infinite;
     bool scheduled = false; // in the engine's list of QPs with something to send
     RequesterState req;
     ResponderState resp;

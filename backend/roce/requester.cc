@@ -10,8 +10,6 @@ namespace {
 
 // Half the PSN space: more may not be outstanding (9.7.1).
 constexpr uint32_t max_outstanding_psns = 1u << 23;
-// retry_cnt and rnr_retry have 3 bits; rnr_retry 7 means for ever (9.7.5.2.8).
-constexpr uint8_t rnr_retry_infinite = 7;
 
 // A duplicate of the last acknowledgement means that the peer's VM was stopped
 // only where it comes so long after it; sooner it is a packet repeated.

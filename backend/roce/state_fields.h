@@ -265,6 +265,7 @@ void describe(Archive& a, QueuePair& qp, int64_t& timer_remaining)
     a.bytes("dmac", qp.dmac);
     a.record("path", [&] { describe(a, qp.path); });
     a.u16("mtu", qp.mtu, max_mtu);
+    a.u8("peer_rnr_retry", qp.peer_rnr_retry, rnr_retry_infinite);
     a.record("requester", [&] { describe(a, qp.req, timer_remaining); });
     a.record("responder", [&] { describe(a, qp.resp); });
 }

@@ -244,6 +244,84 @@ TEST_P(EngineStop, both_ends_may_stop_at_once)
     EXPECT_TRUE(same(a_buffer, b_buffer, 500'000));
 }
 
+// The guest's connection manager asks for the peer's rnr_retry in its REQ.
+struct EngineStopConnected : EngineStop {
+    void send_req(Node& node, QpNumbers qp, uint8_t rnr_retry)
+    {
+        QpInit init;
+        init.type = IBV_QPT_UD;
+        init.gsi = true;
+        init.pd = node.pd;
+        init.send_cq = init.recv_cq = node.cq;
+        init.cap = {8, 8, 1, 1, 0};
+        ASSERT_TRUE(node.engine.create_qp(init).has_value());
+        ibv_qp_attr attr{};
+        attr.qp_state = IBV_QPS_INIT;
+        attr.port_num = 1;
+        int mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY;
+        ASSERT_EQ(node.engine.modify_qp(gsi_qpn, attr, mask, {}), 0);
+        attr.qp_state = IBV_QPS_RTR;
+        ASSERT_EQ(node.engine.modify_qp(gsi_qpn, attr, IBV_QP_STATE, {}), 0);
+        attr.qp_state = IBV_QPS_RTS;
+        ASSERT_EQ(node.engine.modify_qp(gsi_qpn, attr, IBV_QP_STATE | IBV_QP_SQ_PSN, {}), 0);
+        uint64_t buffer = ram_base + 0x300000;
+        std::array<uint8_t, 256> mad{};
+        mad[0] = 1;                // base version
+        mad[1] = 0x07;             // communication management
+        mad[2] = 2;                // class version
+        mad[17] = 0x10;            // REQ
+        mad[56] = static_cast<uint8_t>(qp.qpn >> 16);
+        mad[57] = static_cast<uint8_t>(qp.qpn >> 8);
+        mad[58] = static_cast<uint8_t>(qp.qpn);
+        mad[74] = static_cast<uint8_t>(IBV_MTU_1024 << 4 | rnr_retry);
+        std::memcpy(node.at(buffer), mad.data(), mad.size());
+        uint32_t lkey = &node == &a ? ka.lkey : kb.lkey;
+        auto request = send_request(IBV_WR_SEND, 900, buffer, 256, lkey);
+        request.wr.wr.ud.remote_qpn = 1;
+        request.wr.wr.ud.remote_qkey = gsi_qkey;
+        request.av.attr.grh.dgid = (&node == &a ? b : a).gid;
+        node.send_queues[gsi_qpn].push_back(request);
+        network.ring(node, gsi_qpn);
+        network.settle(1 * ms);
+        node.take_completions();
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Moves, EngineStopConnected,
+                         testing::Values(Move::stays, Move::migrates), [](const auto& p) {
+                             return p.param == Move::stays ? "stays" : "migrates";
+                         });
+
+TEST_P(EngineStopConnected, a_peer_that_bears_no_rnr_nak_gets_none)
+{
+    send_req(b, qb, 0);
+    connect_up({.timeout = 14, .retry_cnt = 6, .rnr_retry = 0}); // 67 ms
+    if (GetParam() == Move::migrates) {
+        network.stop(b);
+        go_on(b); // it is remembered
+    }
+    network.stop(b);
+    post_write(1, 1000);
+    network.settle(300 * ms);
+    EXPECT_EQ(b.stats.stopped_rnr_naks_sent, 0u);
+    go_on(b);
+    network.settle(2 * round_trip);
+    expect_done(1);
+}
+
+TEST_P(EngineStopConnected, a_peer_that_bears_few_waits_long_each_time)
+{
+    send_req(b, qb, 2);
+    connect_up({.rnr_retry = 2});
+    network.stop(b);
+    post_write(1, 1000);
+    network.settle(1 * second); // 655 ms, twice
+    EXPECT_EQ(b.stats.stopped_rnr_naks_sent, 2u);
+    go_on(b);
+    network.settle(2 * round_trip);
+    expect_done(1);
+}
+
 TEST_P(EngineStop, packets_of_a_device_to_itself_are_not_lost)
 {
     QpNumbers first = a.create_qp(IBV_QPT_UD), second_qp = a.create_qp(IBV_QPT_UD);
