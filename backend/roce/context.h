@@ -62,6 +62,8 @@ struct Context {
     GrowingRing<Frame> loopback;
     // QPs that may have something to send, each once.
     GrowingRing<uint32_t> ready;
+    // CQs that have lost a completion of a QP that is not in error yet.
+    std::vector<uint32_t> overrun_cqs;
 
     // Whether emit() may be called.
     bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
@@ -95,11 +97,13 @@ struct Context {
         timers.set(qp.req.timer, qp.id, deadline);
     }
 
-    void complete(uint32_t cq, const Completion& completion)
+    void complete(const QueuePair& qp, uint32_t cq, const Completion& completion)
     {
         ++stats.completions;
         stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
-        client->complete(cq, completion);
+        if (!client->complete(cq, completion) && qp.state != IBV_QPS_ERR) {
+            overrun_cqs.push_back(cq); // its QPs are for Engine::run to fail
+        }
     }
 
     // Raises the SRQ's limit event if it is due.

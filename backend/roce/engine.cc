@@ -107,6 +107,25 @@ bool Engine::transmit(QueuePair& qp)
     return _responder.transmit(qp) || _requester.transmit(qp);
 }
 
+// A CQ that has overrun takes no completions any more, so its QPs are of no use
+// (11.6.3.2): each goes to the error state with a fatal event.
+void Engine::fail_qps_of_overrun_cqs()
+{
+    for (uint32_t cq : std::exchange(_ctx.overrun_cqs, {})) {
+        auto fail = [&](QueuePair& qp) {
+            if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) && qp.state != IBV_QPS_RESET &&
+                qp.state != IBV_QPS_ERR) {
+                _ctx.client->async_event(IBV_EVENT_QP_FATAL, qp.id);
+                enter_error(_ctx, qp);
+            }
+        };
+        _qps.for_each(fail);
+        if (_gsi) {
+            fail(*_gsi);
+        }
+    }
+}
+
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
@@ -123,6 +142,9 @@ bool Engine::run(int64_t now, unsigned budget)
         return nullptr;
     };
     while (budget > 0) {
+        if (!_ctx.overrun_cqs.empty()) {
+            fail_qps_of_overrun_cqs();
+        }
         if (!_ctx.loopback.empty()) {
             // Moved out first: its answer goes into the same ring.
             Context::Frame frame = _ctx.loopback.front();

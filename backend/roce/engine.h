@@ -33,7 +33,8 @@ public:
     // Whether run() has anything to do.
     bool has_work() const
     {
-        return !_ctx.loopback.empty() || (!_ctx.ready.empty() && _ctx.can_emit());
+        return !_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
+               (!_ctx.ready.empty() && _ctx.can_emit());
     }
     // Sends at most budget packets. True: there is more to send and the link
     // takes it.
@@ -77,6 +78,7 @@ private:
     QueuePair* find_by_qpn(uint32_t qpn) const;
     void dispatch(const Packet& packet);
     bool transmit(QueuePair& qp);
+    void fail_qps_of_overrun_cqs();
     int enter_state(QueuePair& qp, ibv_qp_state to);
     void reset_qp(QueuePair& qp);
     void count_qp_users(const QpInit& init, int change);

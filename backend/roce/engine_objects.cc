@@ -35,6 +35,7 @@ void Engine::reset()
     _ctx.timers.clear();
     _ctx.loopback.clear();
     _ctx.ready.clear();
+    _ctx.overrun_cqs.clear();
 }
 
 Result<uint32_t> Engine::alloc_pd()
@@ -103,6 +104,7 @@ int Engine::destroy_cq(uint32_t id)
     if (cq->users > 0) {
         return EBUSY;
     }
+    std::erase(_ctx.overrun_cqs, id);
     _cqs.erase(id);
     return 0;
 }

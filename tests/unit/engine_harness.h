@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <queue>
 #include <random>
 #include <vector>
@@ -79,8 +80,11 @@ public:
     {
         return static_cast<uint32_t>(srq_queues[srq].size());
     }
-    bool complete(uint32_t, const Completion& completion) override
+    bool complete(uint32_t id, const Completion& completion) override
     {
+        if (id == overrun_cq) {
+            return false;
+        }
         completions.push_back(completion);
         return true;
     }
@@ -114,14 +118,18 @@ public:
         return engine.reg_mr(init).value();
     }
 
-    QpNumbers create_qp(ibv_qp_type type, uint32_t depth = 128)
+    QpInit qp_init(ibv_qp_type type, uint32_t depth = 128) const
     {
         QpInit init;
         init.type = type;
         init.pd = pd;
         init.send_cq = init.recv_cq = cq;
         init.cap = {depth, depth, 16, 16, 0};
-        return engine.create_qp(init).value();
+        return init;
+    }
+    QpNumbers create_qp(ibv_qp_type type, uint32_t depth = 128)
+    {
+        return engine.create_qp(qp_init(type, depth)).value();
     }
 
     std::byte* at(uint64_t address) { return ram.data() + (address - ram_base); }
@@ -143,6 +151,7 @@ public:
     std::map<uint32_t, std::deque<RecvRequest>> srq_queues;
     std::vector<Completion> completions;
     std::vector<Event> events;
+    std::optional<uint32_t> overrun_cq; // takes no completions
 
 private:
     template <typename T>
