@@ -215,12 +215,13 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
     }
     bool done;
     if (wqe.opcode == IBV_WR_LOCAL_INV) {
-        done = _ctx.regions.invalidate(wqe.immediate, qp.init.pd);
+        done = _ctx.regions.invalidate(wqe.immediate, qp.init.pd, false);
     } else {
         done = _ctx.regions.fast_register(wqe.fast_reg, qp.init.pd);
     }
     if (!done) {
-        fail_at_turn(qp, wqe, IBV_WC_LOC_QP_OP_ERR);
+        // 11.6.2: a memory management operation error.
+        fail_at_turn(qp, wqe, IBV_WC_MW_BIND_ERR);
         return true;
     }
     wqe.initiated = true;

@@ -280,7 +280,7 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         refuse(qp, {aeth_nak_remote_operational, IBV_WC_LOC_PROT_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
-    if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd)) {
+    if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd, true)) {
         refuse(qp, {aeth_nak_remote_access, IBV_WC_MW_BIND_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
     }
