@@ -39,6 +39,23 @@ inline constexpr unsigned max_fast_reg_pages = 512;
 // Unit of page lists, bytes.
 inline constexpr uint64_t page_size = 4096;
 
+// Largest path MTU that fits a port, as Linux's iboe_get_mtu() computes it: GRH,
+// UDP, BTH, XRC and atomic headers and ICRC fit beside it. port_mtu: bytes of an
+// IP packet, 0 if not known.
+constexpr ibv_mtu active_mtu(uint32_t port_mtu)
+{
+    constexpr uint32_t overhead = 40 + 8 + 12 + 4 + 28 + 4;
+    if (port_mtu == 0) {
+        return IBV_MTU_1024;
+    }
+    for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
+        if (port_mtu >= overhead + (128u << mtu)) {
+            return static_cast<ibv_mtu>(mtu);
+        }
+    }
+    return IBV_MTU_256;
+}
+
 // Limits of one device; ids of each kind stay below them.
 struct Limits {
     uint32_t max_qp;

@@ -21,6 +21,8 @@ public:
     virtual bool send(std::span<const uint8_t> frame) = 0;
     // The port's own Ethernet address.
     virtual Mac mac() = 0;
+    // Bytes of the longest IP packet of the port, 0 if not known.
+    virtual uint32_t mtu() = 0;
 
 protected:
     ~Link() = default;

@@ -44,7 +44,8 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
     }
-    if (wqe.length > max_mtu) {
+    // 9.8.3: one packet, as long as the port's MTU allows.
+    if (wqe.length > least_mtu && wqe.length > mtu_bytes(active_mtu(_ctx.link.mtu()))) {
         status = IBV_WC_LOC_LEN_ERR;
         return false;
     }

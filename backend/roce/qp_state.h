@@ -12,8 +12,9 @@ namespace rdma::roce {
 // missing or one is given that may not be.
 int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state to, int mask);
 
-// 0, or EINVAL where a value is out of range. limits bounds rd_atomic and GIDs.
-int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits);
+// 0, or EINVAL where a value is out of range. limits bounds rd_atomic and GIDs;
+// port_mtu is the largest path MTU that the port has just now.
+int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits, ibv_mtu port_mtu);
 
 // Copies the attributes that mask names. qp_state is left alone.
 void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask);

@@ -55,6 +55,7 @@ inline constexpr uint32_t gsi_qkey = 0x80010000;     // 3.5.3
 inline constexpr size_t icrc_size = 4;
 inline constexpr size_t grh_size = 40; // in front of every received datagram
 inline constexpr unsigned max_mtu = 4096;
+inline constexpr unsigned least_mtu = 256;
 
 struct EthernetHeader {
     Mac destination;

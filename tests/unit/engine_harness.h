@@ -41,7 +41,7 @@ public:
         gid.raw[10] = gid.raw[11] = 0xff;
         gid.raw[12] = 10;
         gid.raw[15] = number;
-        EXPECT_EQ(engine.add_gid(0, gid, 2), 0);
+        add_gid(0, gid, 2);
         pd = engine.alloc_pd().value();
         cq = engine.create_cq().value();
     }
@@ -100,6 +100,13 @@ public:
         return true;
     }
     Mac mac() override { return {2, 0, 0, 0, 0, number}; }
+    uint32_t mtu() override { return port_mtu; }
+
+    void add_gid(uint8_t index, const ibv_gid& address, uint32_t type)
+    {
+        EXPECT_EQ(engine.add_gid(index, address, type), 0);
+        gids[index] = address;
+    }
 
     // All of RAM as one region with every right; its IOVA is its GPA.
     MrKeys register_ram(int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
@@ -138,11 +145,13 @@ public:
     std::vector<Completion> take_completions() { return std::exchange(completions, {}); }
 
     uint8_t number;
+    uint32_t port_mtu = 4500;
     std::vector<std::byte> ram;
     GuestMemory memory;
     Statistics stats;
     roce::Engine engine;
-    ibv_gid gid{};
+    ibv_gid gid{}; // of index 0
+    std::map<uint8_t, ibv_gid> gids;
     uint32_t pd = 0;
     uint32_t cq = 0;
     Transmit transmit;
@@ -296,9 +305,15 @@ struct Connection {
     unsigned access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
     uint32_t psn_a = 0x111111;
     uint32_t psn_b = 0x222222;
+    ibv_qp_state up_to = IBV_QPS_RTS; // or RTR
+    uint8_t gid_index = 0; // at both ends
+    uint8_t traffic_class = 0;
+    uint32_t flow_label = 0;
+    uint8_t hop_limit = 64;
+    uint8_t sl = 0;
 };
 
-// Brings one end of a connection to RTS.
+// Brings one end of a connection to RTS (or as far as c says).
 inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp, bool reliable,
                         const Connection& c, uint32_t own_psn, uint32_t peer_psn)
 {
@@ -317,13 +332,20 @@ inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp,
     attr.max_dest_rd_atomic = c.rd_atomic;
     attr.min_rnr_timer = c.min_rnr_timer;
     attr.ah_attr.is_global = 1;
-    attr.ah_attr.grh.dgid = peer.gid;
-    attr.ah_attr.grh.hop_limit = 64;
+    attr.ah_attr.grh.dgid = peer.gids.at(c.gid_index);
+    attr.ah_attr.grh.sgid_index = c.gid_index;
+    attr.ah_attr.grh.traffic_class = c.traffic_class;
+    attr.ah_attr.grh.flow_label = c.flow_label;
+    attr.ah_attr.grh.hop_limit = c.hop_limit;
+    attr.ah_attr.sl = c.sl;
     int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
     if (reliable) {
         mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
     }
     ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, peer.mac()), 0);
+    if (c.up_to == IBV_QPS_RTR) {
+        return;
+    }
     attr.qp_state = IBV_QPS_RTS;
     attr.timeout = c.timeout;
     attr.retry_cnt = c.retry_cnt;
