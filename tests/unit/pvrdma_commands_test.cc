@@ -164,6 +164,15 @@ TEST_F(PvrdmaCommands, active_mtu_is_the_largest_that_fits_the_nic)
     EXPECT_EQ(active(9000), IBV_MTU_4096);
 }
 
+TEST_F(PvrdmaCommands, the_port_counts_violations_of_keys)
+{
+    guest.stats.drop_pkey = 3;
+    guest.stats.drop_qkey = uint64_t{1} << 40;
+    auto attrs = guest.ask<RespQueryPort>(cmd_query_port, CmdQueryPort{.port_num = 1}).attrs;
+    EXPECT_EQ(attrs.bad_pkey_cntr, 3u);
+    EXPECT_EQ(attrs.qkey_viol_cntr, UINT32_MAX);
+}
+
 TEST_F(PvrdmaCommands, there_is_one_port)
 {
     EXPECT_EQ(guest.post(cmd_query_port, CmdQueryPort{.port_num = 0}), einval);
