@@ -23,6 +23,7 @@
 #include <array>
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <span>
 
 namespace rdma {
@@ -223,8 +224,10 @@ public:
     virtual int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) = 0;
     virtual int destroy_qp(uint32_t qp) = 0;
 
-    // type: 1 RoCEv1, 2 RoCEv2.
-    virtual int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type) = 0;
+    // type: 1 RoCEv1, 2 RoCEv2. vlan: the identifier of the VLAN it is on, if the
+    // guest has said so; otherwise the backend finds out as it can.
+    virtual int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                        std::optional<uint16_t> vlan = {}) = 0;
     virtual int del_gid(uint32_t index) = 0;
 
     // There may be new requests. An unknown id is ignored and counted.

@@ -54,10 +54,9 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
     }
-    FrameBuilder& frame = _ctx.builder;
     auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
-    frame.begin(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn, false,
-                wqe.send_flags & IBV_SEND_SOLICITED);
+    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn,
+                                           false, wqe.send_flags & IBV_SEND_SOLICITED);
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
     frame.header(Deth{qkey, 0, qp.qpn});
     if (imm) {

@@ -35,6 +35,13 @@ void Engine::receive(std::span<const uint8_t> frame, int64_t now)
     dispatch(*packet);
 }
 
+void Engine::observe_sent(std::span<const uint8_t> head)
+{
+    if (auto sender = peek_sender(head)) {
+        _ctx.gids.sent_from(sender->address, sender->vlan);
+    }
+}
+
 QueuePair* Engine::find_by_qpn(uint32_t qpn) const
 {
     if (qpn == gsi_qpn) {
@@ -47,6 +54,10 @@ QueuePair* Engine::find_by_qpn(uint32_t qpn) const
 // 9.6: the checks that come before the transport's own.
 void Engine::dispatch(const Packet& packet)
 {
+    if (!_ctx.gids.is_vlan_ok(packet.destination, packet.vlan)) {
+        ++_ctx.stats.drop_vlan;
+        return;
+    }
     if (packet.opcode == opcode_cnp) {
         ++_ctx.stats.cnps_received;
         return;
@@ -63,6 +74,9 @@ void Engine::dispatch(const Packet& packet)
     if ((packet.pkey & pkey_base_mask) != (default_pkey & pkey_base_mask)) {
         ++_ctx.stats.drop_pkey;
         return;
+    }
+    if (!_ctx.gids.owns(packet.source)) {
+        _ctx.gids.learn(packet.destination, packet.vlan);
     }
     if (qp->is_datagram()) {
         _datagram.handle(*qp, packet);

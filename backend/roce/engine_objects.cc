@@ -340,11 +340,12 @@ int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     return 0;
 }
 
-int Engine::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type)
+int Engine::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                    std::optional<uint16_t> vlan)
 {
     // An address comes with the NIC's interface, whose MAC may be new.
     _ctx.mac = _ctx.link.mac();
-    return _ctx.gids.add(index, gid, type);
+    return _ctx.gids.add(index, gid, type, vlan);
 }
 
 int Engine::del_gid(uint32_t index)

@@ -300,9 +300,9 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
                             ? uint8_t{op_fetch_add}
                             : operation_of(wqe.opcode, first, last);
     auto opcode = static_cast<uint8_t>(qp.transport() | operation);
-    FrameBuilder& frame = _ctx.builder;
-    frame.begin(qp.path, opcode, qp.attr.dest_qp_num, req.send_psn, ask,
-                last && (wqe.send_flags & IBV_SEND_SOLICITED));
+    FrameBuilder& frame =
+        _ctx.begin_frame(qp.path, opcode, qp.attr.dest_qp_num, req.send_psn, ask,
+                         last && (wqe.send_flags & IBV_SEND_SOLICITED));
     uint32_t psns = 1;
     if (wqe.is_read()) {
         // A READ sent again asks for what is still missing.

@@ -517,8 +517,8 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
 
 void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
 {
-    FrameBuilder& frame = _ctx.builder;
-    frame.begin(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn, false, false);
+    FrameBuilder& frame =
+        _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
     frame.header(Aeth{syndrome, qp.resp.msn});
     _ctx.emit(qp.path);
 }
@@ -559,8 +559,8 @@ bool Responder::transmit(QueuePair& qp)
         resp.responses.pop_front();
         return true;
     case Response::Kind::atomic:
-        frame.begin(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
-                    response.psn, false, false);
+        _ctx.begin_frame(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
+                         response.psn);
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, resp.msn});
         frame.header(AtomicAckEth{response.original});
         resp.responses.pop_front();
@@ -574,7 +574,7 @@ bool Responder::transmit(QueuePair& qp)
     bool last = response.remaining_packets == 1;
     uint8_t op = first ? (last ? op_read_response_only : op_read_response_first)
                        : (last ? op_read_response_last : op_read_response_middle);
-    frame.begin(qp.path, transport_rc | op, qp.attr.dest_qp_num, response.psn, false, false);
+    _ctx.begin_frame(qp.path, transport_rc | op, qp.attr.dest_qp_num, response.psn);
     if (op != op_read_response_middle) {
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, resp.msn});
     }

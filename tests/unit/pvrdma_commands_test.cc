@@ -201,6 +201,19 @@ TEST_F(PvrdmaCommands, bindings_are_the_backends_gids)
     EXPECT_TRUE(guest.backend.gids.empty());
 }
 
+TEST_F(PvrdmaCommands, a_bindings_vlan_is_passed_where_it_is_one)
+{
+    const std::pair<uint32_t, std::optional<uint16_t>> vlans[] = {
+        {0xfff, {}}, // what Linux's driver always says
+        {0, {}},     {1, uint16_t{1}}, {4094, uint16_t{4094}}, {4096, {}}, {0xffffffff, {}}};
+    for (auto [vlan, passed] : vlans) {
+        EXPECT_EQ(guest.post(cmd_create_bind,
+                             CmdCreateBind{.vlan = vlan, .index = 5, .gid_type = gid_type_v2}),
+                  0u);
+        EXPECT_EQ(guest.backend.gid_vlan, passed) << vlan;
+    }
+}
+
 TEST_F(PvrdmaCommands, a_binding_is_within_the_table_and_of_the_devices_type)
 {
     EXPECT_EQ(guest.post(cmd_create_bind, CmdCreateBind{.index = 64, .gid_type = gid_type_v2}),
