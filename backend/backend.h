@@ -23,6 +23,7 @@
 #include <array>
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <span>
 
 #include "stream.h"
@@ -44,6 +45,23 @@ inline constexpr uint64_t page_size = 4096;
 // 512 MiB. What a region alone may have, times the number of regions, would be
 // without a practical bound.
 inline constexpr uint64_t max_pages_registered = uint64_t{1} << 26;
+
+// Largest path MTU that fits a port, as Linux's iboe_get_mtu() computes it: GRH,
+// UDP, BTH, XRC and atomic headers and ICRC fit beside it. port_mtu: bytes of an
+// IP packet, 0 if not known.
+constexpr ibv_mtu active_mtu(uint32_t port_mtu)
+{
+    constexpr uint32_t overhead = 40 + 8 + 12 + 4 + 28 + 4;
+    if (port_mtu == 0) {
+        return IBV_MTU_1024;
+    }
+    for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
+        if (port_mtu >= overhead + (128u << mtu)) {
+            return static_cast<ibv_mtu>(mtu);
+        }
+    }
+    return IBV_MTU_256;
+}
 
 // Limits of one device; ids of each kind stay below them.
 struct Limits {
@@ -214,8 +232,10 @@ public:
     virtual int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) = 0;
     virtual int destroy_qp(uint32_t qp) = 0;
 
-    // type: 1 RoCEv1, 2 RoCEv2.
-    virtual int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type) = 0;
+    // type: 1 RoCEv1, 2 RoCEv2. vlan: the identifier of the VLAN it is on, if the
+    // guest has said so; otherwise the backend finds out as it can.
+    virtual int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                        std::optional<uint16_t> vlan = {}) = 0;
     virtual int del_gid(uint32_t index) = 0;
 
     // There may be new requests. An unknown id is ignored and counted.

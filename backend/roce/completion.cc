@@ -61,7 +61,7 @@ void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
         --qp.req.cursor;
     }
     if (report) {
-        context.complete(qp.init.send_cq, completion);
+        context.complete(qp, qp.init.send_cq, completion);
     }
 }
 
@@ -73,7 +73,7 @@ void complete_recv(Context& context, QueuePair& qp, const Completion& completion
     full.wc.wr_id = qp.resp.recv.wr_id;
     full.solicited |= full.wc.status != IBV_WC_SUCCESS;
     qp.resp.have_recv = false;
-    context.complete(qp.init.recv_cq, full);
+    context.complete(qp, qp.init.recv_cq, full);
 }
 
 void flush_send_queue(Context& context, QueuePair& qp)
@@ -87,8 +87,9 @@ void flush_send_queue(Context& context, QueuePair& qp)
         if (!context.client->pull_send(qp.id, request)) {
             break;
         }
-        context.complete(qp.init.send_cq, send_completion(qp, request.wr.wr_id, request.opcode,
-                                                          IBV_WC_WR_FLUSH_ERR));
+        context.complete(
+            qp, qp.init.send_cq,
+            send_completion(qp, request.wr.wr_id, request.opcode, IBV_WC_WR_FLUSH_ERR));
     }
 }
 

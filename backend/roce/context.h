@@ -22,6 +22,8 @@ public:
     virtual bool send(std::span<const uint8_t> frame) = 0;
     // The port's own Ethernet address.
     virtual Mac mac() = 0;
+    // Bytes of the longest IP packet of the port, 0 if not known.
+    virtual uint32_t mtu() = 0;
 
 protected:
     ~Link() = default;
@@ -64,9 +66,20 @@ struct Context {
     GrowingRing<Frame> loopback;
     // QPs that may have something to send, each once.
     GrowingRing<uint32_t> ready;
+    // CQs that have lost a completion of a QP that is not in error yet.
+    std::vector<uint32_t> overrun_cqs;
 
     // Whether emit() may be called.
     bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
+
+    // Begins a frame along path in builder (see FrameBuilder::begin).
+    FrameBuilder& begin_frame(const Path& path, uint8_t opcode, uint32_t destination_qp,
+                              uint32_t psn, bool ack_request = false, bool solicited = false)
+    {
+        builder.begin(path, gids.vlan_of(path.gid_index()), opcode, destination_qp, psn,
+                      ack_request, solicited);
+        return builder;
+    }
 
     // Sends the frame in builder, whose packets go along path.
     void emit(const Path& path)
@@ -97,11 +110,13 @@ struct Context {
         timers.set(qp.req.timer, qp.id, deadline);
     }
 
-    void complete(uint32_t cq, const Completion& completion)
+    void complete(const QueuePair& qp, uint32_t cq, const Completion& completion)
     {
         ++stats.completions;
         stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
-        client->complete(cq, completion);
+        if (!client->complete(cq, completion) && qp.state != IBV_QPS_ERR) {
+            overrun_cqs.push_back(cq); // its QPs are for Engine::run to fail
+        }
     }
 
     // Raises the SRQ's limit event if it is due.
@@ -143,12 +158,18 @@ struct Context {
         if (!entry) {
             return {};
         }
-        // Entropy for the fabric's load balancing, dynamic ports (A17.3.1.3).
-        uint32_t hash = (qpn * 0x9e3779b1u) ^ (remote_qpn * 0x85ebca6bu);
-        auto port = static_cast<uint16_t>(0xc000 | ((hash ^ hash >> 16) & 0x3fff));
+        // Entropy for the fabric's load balancing, dynamic ports (A17.3.1.3): the
+        // flow label, folded as Linux's rdma_flow_label_to_udp_sport() does, or
+        // where there is none the QPs.
         const auto& grh = av.attr.grh;
-        return Path(entry->network, mac, av.dmac, entry->gid, grh.dgid, grh.traffic_class,
-                    grh.flow_label, grh.hop_limit ? grh.hop_limit : default_hop_limit, port);
+        uint32_t hash = (qpn * 0x9e3779b1u) ^ (remote_qpn * 0x85ebca6bu);
+        uint32_t label = grh.flow_label & flow_label_mask;
+        uint32_t entropy = label ? label ^ label >> 14 : hash ^ hash >> 16;
+        auto port = static_cast<uint16_t>(0xc000 | (entropy & 0x3fff));
+        // A16.4.3: the service level is a VLAN tag's priority.
+        return Path(entry->network, mac, av.dmac, entry->gid, grh.dgid, grh.traffic_class, label,
+                    grh.hop_limit ? grh.hop_limit : default_hop_limit, port, grh.sgid_index,
+                    av.attr.sl & 7);
     }
 
 private:

@@ -46,7 +46,8 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
     }
-    if (wqe.length > max_mtu) {
+    // 9.8.3: one packet, as long as the port's MTU allows.
+    if (wqe.length > least_mtu && wqe.length > mtu_bytes(active_mtu(_ctx.link.mtu()))) {
         status = IBV_WC_LOC_LEN_ERR;
         return false;
     }
@@ -55,10 +56,9 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
     }
-    FrameBuilder& frame = _ctx.builder;
     auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
-    frame.begin(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn, false,
-                wqe.send_flags & IBV_SEND_SOLICITED);
+    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn,
+                                           false, wqe.send_flags & IBV_SEND_SOLICITED);
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
     frame.header(Deth{qkey, 0, qp.qpn});
     if (imm) {

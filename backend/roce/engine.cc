@@ -35,6 +35,13 @@ void Engine::receive(std::span<const uint8_t> frame, int64_t now)
     dispatch(*packet);
 }
 
+void Engine::observe_sent(std::span<const uint8_t> head)
+{
+    if (auto sender = peek_sender(head)) {
+        _ctx.gids.sent_from(sender->address, sender->vlan);
+    }
+}
+
 QueuePair* Engine::find_by_qpn(uint32_t qpn) const
 {
     if (qpn == gsi_qpn) {
@@ -55,6 +62,10 @@ bool Engine::is_from_peer(const QueuePair& qp, const Packet& packet)
 // 9.6: the checks that come before the transport's own.
 void Engine::dispatch(const Packet& packet)
 {
+    if (!_ctx.gids.is_vlan_ok(packet.destination, packet.vlan)) {
+        ++_ctx.stats.drop_vlan;
+        return;
+    }
     if (packet.opcode == opcode_cnp) {
         ++_ctx.stats.cnps_received;
         return;
@@ -71,6 +82,9 @@ void Engine::dispatch(const Packet& packet)
     if ((packet.pkey & pkey_base_mask) != (default_pkey & pkey_base_mask)) {
         ++_ctx.stats.drop_pkey;
         return;
+    }
+    if (!_ctx.gids.owns(packet.source)) {
+        _ctx.gids.learn(packet.destination, packet.vlan);
     }
     if (qp->is_datagram()) {
         _datagram.handle(*qp, packet);
@@ -112,6 +126,22 @@ bool Engine::transmit(QueuePair& qp)
     return _responder.transmit(qp) || _requester.transmit(qp);
 }
 
+// A CQ that has overrun takes no completions any more, so its QPs are of no use
+// (11.6.3.2): each goes to the error state with a fatal event.
+void Engine::fail_qps_of_overrun_cqs()
+{
+    for (uint32_t cq : std::exchange(_ctx.overrun_cqs, {})) {
+        auto fail = [&](QueuePair& qp) {
+            if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) && qp.state != IBV_QPS_RESET &&
+                qp.state != IBV_QPS_ERR) {
+                _ctx.client->async_event(IBV_EVENT_QP_FATAL, qp.id);
+                enter_error(_ctx, qp);
+            }
+        };
+        for_each_qp(fail);
+    }
+}
+
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
@@ -128,6 +158,9 @@ bool Engine::run(int64_t now, unsigned budget)
         return nullptr;
     };
     while (budget > 0) {
+        if (!_ctx.overrun_cqs.empty()) {
+            fail_qps_of_overrun_cqs();
+        }
         if (!_ctx.loopback.empty()) {
             // Moved out first: its answer goes into the same ring.
             Context::Frame frame = _ctx.loopback.front();

@@ -26,6 +26,9 @@ public:
     bool wants(std::span<const uint8_t> frame) const;
     // A frame for which wants() was true. now: nanoseconds, never decreasing.
     void receive(std::span<const uint8_t> frame, int64_t now);
+    // The beginning of a frame that the port's network card sends: tells which
+    // VLAN its address is on. Not called for frames of our own.
+    void observe_sent(std::span<const uint8_t> head);
     // Lets timers fire.
     void advance(int64_t now);
     // When advance() must be called next, nanoseconds; no_deadline: no need.
@@ -33,7 +36,8 @@ public:
     // Whether run() has anything to do.
     bool has_work() const
     {
-        return !_ctx.loopback.empty() || (!_ctx.ready.empty() && _ctx.can_emit());
+        return !_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
+               (!_ctx.ready.empty() && _ctx.can_emit());
     }
     // Sends at most budget packets. True: there is more to send and the link
     // takes it.
@@ -68,7 +72,8 @@ public:
     int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) override;
     int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) override;
     int destroy_qp(uint32_t qp) override;
-    int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type) override;
+    int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                std::optional<uint16_t> vlan = {}) override;
     int del_gid(uint32_t index) override;
     void send_doorbell(uint32_t qp) override;
     void recv_doorbell(uint32_t qp) override;
@@ -103,6 +108,7 @@ private:
     void dispatch(const Packet& packet);
     static bool is_from_peer(const QueuePair& qp, const Packet& packet);
     bool transmit(QueuePair& qp);
+    void fail_qps_of_overrun_cqs();
     int enter_state(QueuePair& qp, ibv_qp_state to);
     void reset_qp(QueuePair& qp);
     void count_qp_users(const QpInit& init, int change);

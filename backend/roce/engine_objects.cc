@@ -14,6 +14,12 @@ namespace {
 constexpr uint32_t first_qp_id = 2;
 constexpr unsigned qpn_generation_shift = 16;
 
+// Whether requests are left from before the send queue was told to drain.
+bool is_draining(const QueuePair& qp)
+{
+    return qp.state == IBV_QPS_SQD && !qp.req.sq.empty();
+}
+
 } // namespace
 
 Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
@@ -37,6 +43,7 @@ void Engine::reset()
     _ctx.timers.clear();
     _ctx.loopback.clear();
     _ctx.ready.clear();
+    _ctx.overrun_cqs.clear();
 }
 
 Result<uint32_t> Engine::alloc_pd()
@@ -110,6 +117,7 @@ int Engine::destroy_cq(uint32_t id)
     if (cq->users > 0) {
         return EBUSY;
     }
+    std::erase(_ctx.overrun_cqs, id);
     _cqs.erase(id);
     return 0;
 }
@@ -269,11 +277,16 @@ int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac&
     }
     ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
     if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
-        check_attributes(attr, mask, _ctx.limits) != 0) {
+        check_attributes(attr, mask, _ctx.limits, active_mtu(_ctx.link.mtu())) != 0) {
+        return EINVAL;
+    }
+    // 10.3.1.5: a queue that is still draining can only be given up.
+    if (is_draining(*qp) && to != IBV_QPS_ERR && to != IBV_QPS_RESET) {
         return EINVAL;
     }
     if (mask & IBV_QP_AV) {
-        Path path = _ctx.path_of({attr.ah_attr, dmac}, qp->qpn, attr.dest_qp_num);
+        uint32_t peer = mask & IBV_QP_DEST_QPN ? attr.dest_qp_num : qp->attr.dest_qp_num;
+        Path path = _ctx.path_of({attr.ah_attr, dmac}, qp->qpn, peer);
         if (!path.valid()) {
             return EINVAL; // no such GID
         }
@@ -332,7 +345,7 @@ int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     attr.cur_qp_state = qp->state;
     attr.sq_psn = qp->req.next_psn;
     attr.rq_psn = qp->resp.epsn;
-    attr.sq_draining = qp->state == IBV_QPS_SQD && !qp->req.sq.empty();
+    attr.sq_draining = is_draining(*qp);
     dmac = qp->dmac;
     return 0;
 }
@@ -371,11 +384,12 @@ size_t Engine::count(ObjectKind kind) const
     return 0;
 }
 
-int Engine::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type)
+int Engine::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                    std::optional<uint16_t> vlan)
 {
     // An address comes with the NIC's interface, whose MAC may be new.
     _ctx.mac = _ctx.link.mac();
-    return _ctx.gids.add(index, gid, type);
+    return _ctx.gids.add(index, gid, type, vlan);
 }
 
 int Engine::del_gid(uint32_t index)

@@ -53,10 +53,12 @@ Status check_numbers(const QueuePair& qp, const Limits& limits)
     if (!numbers_fit) {
         return wrong(qp, "id and QPN do not belong together");
     }
-    constexpr int all = IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_PATH_MTU | IBV_QP_MIN_RNR_TIMER |
-                        IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
-                        IBV_QP_MAX_QP_RD_ATOMIC | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_AV;
-    if (check_attributes(qp.attr, all, limits) != 0) {
+    const int all = IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_PATH_MTU | IBV_QP_MIN_RNR_TIMER |
+                    IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                    IBV_QP_MAX_QP_RD_ATOMIC | IBV_QP_MAX_DEST_RD_ATOMIC |
+                    (qp.path.valid() ? IBV_QP_AV : 0);
+    // The port's MTU may have become smaller since.
+    if (check_attributes(qp.attr, all, limits, IBV_MTU_4096) != 0) {
         return wrong(qp, "an attribute is out of range");
     }
     // It is set on the way to RTR.
@@ -232,9 +234,7 @@ Status Engine::load_gid(const Section& section)
     if (!read) {
         return read;
     }
-    uint32_t type = entry.network == NetworkType::roce_v1 ? 1 : 2;
-    if (_ctx.gids.find(index) || _ctx.gids.add(index, entry.gid, type) != 0 ||
-        _ctx.gids.find(index)->network != entry.network) {
+    if (!_ctx.gids.restore(index, entry)) {
         return wrong(fmt::format("GID {} does not fit", index));
     }
     return {};

@@ -54,6 +54,9 @@ void Engine::stop(int64_t now)
         _ctx.loopback.pop_front();
         receive(std::span(frame.bytes).first(frame.size), now);
     }
+    if (!_ctx.overrun_cqs.empty()) {
+        fail_qps_of_overrun_cqs();
+    }
     _stopped_at = now;
     _refusals.clear();
 }
@@ -75,9 +78,9 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
         _refusals.resize(qp->id + 1);
     }
     uint8_t& refusals = _refusals[qp->id];
-    FrameBuilder& builder = _ctx.builder;
-    builder.begin(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
-                  first_not_ready(*qp, packet->psn), false, false);
+    FrameBuilder& builder =
+        _ctx.begin_frame(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
+                         first_not_ready(*qp, packet->psn));
     builder.header(
         Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(*qp, refusals)), qp->resp.msn});
     auto answer = builder.finish();

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The port's GIDs: the addresses its packets come from and are taken for.
+//
+// A driver that has GIDs on VLANs need not say on which (Linux's vmw_pvrdma
+// does not). It shows in the other traffic of the guest's network card: a GID is
+// on the VLAN that frames from its IP address were last sent with.
 #pragma once
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "wire.h"
@@ -15,6 +20,12 @@ namespace rdma::roce {
 inline bool same_gid(const ibv_gid& a, const ibv_gid& b)
 {
     return std::memcmp(a.raw, b.raw, sizeof(a.raw)) == 0;
+}
+
+// fe80::/64
+inline bool is_link_local(const ibv_gid& gid)
+{
+    return gid.raw[0] == 0xfe && (gid.raw[1] & 0xc0) == 0x80;
 }
 
 // ::ffff:a.b.c.d
@@ -30,31 +41,89 @@ public:
         bool valid = false;
         ibv_gid gid{};
         NetworkType network{};
+        std::optional<uint16_t> vlan; // nothing: not known
+        bool vlan_given = false;      // by the guest: not to be learnt
     };
 
     explicit GidTable(uint32_t size) : _entries(size) {}
 
-    // type: 1 RoCEv1, 2 RoCEv2.
-    int add(uint32_t index, const ibv_gid& gid, uint32_t type)
+    // As Backend::add_gid.
+    int add(uint32_t index, const ibv_gid& gid, uint32_t type, std::optional<uint16_t> vlan)
     {
-        if (index >= _entries.size() || type < 1 || type > 2) {
+        if (index >= _entries.size() || type < 1 || type > 2 || vlan > vlan_mask) {
             return EINVAL;
         }
         NetworkType network = type == 1           ? NetworkType::roce_v1
                               : is_v4_mapped(gid) ? NetworkType::ipv4
                                                   : NetworkType::ipv6;
-        _entries[index] = {true, gid, network};
+        forget(_entries[index]);
+        _entries[index] = {true, gid, network, vlan ? vlan : vlan_seen(gid), vlan.has_value()};
         return 0;
+    }
+    // An entry as it was saved. False where it makes no sense.
+    [[nodiscard]] bool restore(uint32_t index, const Entry& entry)
+    {
+        bool is_v2 = entry.network != NetworkType::roce_v1;
+        NetworkType expected =
+            is_v4_mapped(entry.gid) ? NetworkType::ipv4 : NetworkType::ipv6;
+        if (index >= _entries.size() || _entries[index].valid ||
+            (is_v2 && entry.network != expected) || entry.vlan.value_or(0) > vlan_mask) {
+            return false;
+        }
+        _entries[index] = entry;
+        _entries[index].valid = true;
+        return true;
     }
     int remove(uint32_t index)
     {
         if (index >= _entries.size() || !_entries[index].valid) {
             return EINVAL;
         }
-        _entries[index] = {};
+        forget(_entries[index]);
         return 0;
     }
-    void clear() { std::ranges::fill(_entries, Entry{}); }
+    void clear() { std::ranges::for_each(_entries, [this](Entry& entry) { forget(entry); }); }
+
+    // The network card sends from this address with the tag of this VLAN, or
+    // none. A VLAN has its link-local address in common with its parent, often:
+    // that is the parent's.
+    void sent_from(const ibv_gid& address, uint16_t vlan)
+    {
+        bool bound = false;
+        for (Entry& entry : _entries) {
+            if (entry.valid && same_gid(entry.gid, address)) {
+                bound = true;
+                if (!entry.vlan_given && (entry.vlan != no_vlan || !is_link_local(address))) {
+                    entry.vlan = vlan;
+                }
+            }
+        }
+        if (!bound) {
+            remember({address, vlan});
+        }
+    }
+    // The VLAN that packets from the GID of this index are sent on.
+    uint16_t vlan_of(uint32_t index) const
+    {
+        const Entry* entry = find(index);
+        return entry ? entry->vlan.value_or(no_vlan) : no_vlan;
+    }
+    // Whether a packet to this GID may come with this tag. Where the VLAN is not
+    // known, any; learn() then takes it for known.
+    bool is_vlan_ok(const ibv_gid& gid, uint16_t vlan) const
+    {
+        return std::ranges::any_of(_entries, [&](const Entry& e) {
+            return e.valid && same_gid(e.gid, gid) && e.vlan.value_or(vlan) == vlan;
+        });
+    }
+    void learn(const ibv_gid& gid, uint16_t vlan)
+    {
+        for (Entry& entry : _entries) {
+            if (entry.valid && !entry.vlan && same_gid(entry.gid, gid)) {
+                entry.vlan = vlan;
+            }
+        }
+    }
 
     const Entry* find(uint32_t index) const
     {
@@ -73,7 +142,45 @@ public:
     }
 
 private:
+    // Addresses seen that are no GIDs, or not yet: the newest.
+    static constexpr size_t max_seen = 64;
+    struct Seen {
+        ibv_gid address;
+        uint16_t vlan;
+    };
+
+    std::optional<uint16_t> vlan_seen(const ibv_gid& gid) const
+    {
+        auto seen = std::ranges::find_if(
+            _seen, [&](const Seen& s) { return same_gid(s.address, gid); });
+        return seen == _seen.end() ? std::nullopt : std::optional(seen->vlan);
+    }
+    void remember(const Seen& seen)
+    {
+        auto place = std::ranges::find_if(
+            _seen, [&](const Seen& s) { return same_gid(s.address, seen.address); });
+        if (place != _seen.end()) {
+            if (place->vlan != no_vlan || !is_link_local(seen.address)) {
+                place->vlan = seen.vlan;
+            }
+        } else if (_seen.size() < max_seen) {
+            _seen.push_back(seen);
+        } else {
+            _seen[_oldest] = seen;
+            _oldest = (_oldest + 1) % max_seen;
+        }
+    }
+    void forget(Entry& entry)
+    {
+        if (entry.valid && entry.vlan && !entry.vlan_given) {
+            remember({entry.gid, *entry.vlan});
+        }
+        entry = {};
+    }
+
     std::vector<Entry> _entries;
+    std::vector<Seen> _seen;
+    size_t _oldest = 0; // of _seen, once it is full
 };
 
 } // namespace rdma::roce

@@ -10,6 +10,15 @@ namespace rdma::roce {
 namespace {
 
 constexpr unsigned key_variant_bits = 8;
+constexpr int remote_rights =
+    IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+
+// Remote write and atomic need local write (11.2.8.2).
+bool is_access_ok(int access)
+{
+    return (access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) == 0 ||
+           (access & IBV_ACCESS_LOCAL_WRITE) != 0;
+}
 
 // How many pages [iova, iova + length) touches; length > 0 and no overflow.
 uint64_t pages_touched(uint64_t iova, uint64_t length)
@@ -71,12 +80,10 @@ Result<MrKeys> MemoryRegions::add(const MrInit& init)
     MemoryRegion mr{init.kind, init.pd, 0, true, init.access, 0, 0, 0, {}};
     switch (init.kind) {
     case MrInit::Kind::user:
-        // Remote write and atomic need local write (11.2.8.2).
         if (init.length == 0 || init.length > _max_mr_size ||
             !is_range_ok(init.iova, init.length) ||
             init.pages.size() != pages_touched(init.iova, init.length) ||
-            ((init.access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) != 0 &&
-             (init.access & IBV_ACCESS_LOCAL_WRITE) == 0)) {
+            !is_access_ok(init.access)) {
             return std::unexpected(EINVAL);
         }
         mr.iova = init.iova;
@@ -161,7 +168,7 @@ bool MemoryRegions::fast_register(const FastRegistration& request, uint32_t pd)
     MemoryRegion* mr = _table.find(request.key >> key_variant_bits);
     if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || mr->valid ||
         request.pages.empty() || request.pages.size() > mr->max_pages || request.length == 0 ||
-        !is_range_ok(request.iova, request.length) ||
+        !is_access_ok(request.access) || !is_range_ok(request.iova, request.length) ||
         pages_touched(request.iova, request.length) > request.pages.size()) {
         return false;
     }
@@ -174,10 +181,11 @@ bool MemoryRegions::fast_register(const FastRegistration& request, uint32_t pd)
     return true;
 }
 
-bool MemoryRegions::invalidate(uint32_t key, uint32_t pd)
+bool MemoryRegions::invalidate(uint32_t key, uint32_t pd, bool remote)
 {
     auto* mr = const_cast<MemoryRegion*>(find(key));
-    if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || !mr->valid) {
+    if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || !mr->valid ||
+        (remote && (mr->access & remote_rights) == 0)) {
         return false;
     }
     mr->valid = false;

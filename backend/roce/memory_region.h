@@ -55,9 +55,10 @@ public:
     void clear();
 
     // Executes a fast registration WR / an invalidation, on behalf of a QP of
-    // that PD. False: the request is not allowed.
+    // that PD. False: the request is not allowed. remote: it comes from the
+    // peer, for whom a region without remote rights does not exist.
     [[nodiscard]] bool fast_register(const FastRegistration& request, uint32_t pd);
-    [[nodiscard]] bool invalidate(uint32_t key, uint32_t pd);
+    [[nodiscard]] bool invalidate(uint32_t key, uint32_t pd, bool remote);
 
     // The region that key names, if it belongs to pd, is valid, grants every
     // right in access (ibv_access_flags) and holds [address, address + length).

@@ -98,6 +98,7 @@ uint16_t ipv4_checksum(const uint8_t* header)
 // Where a frame's network header starts and what it is.
 struct Layer2 {
     EthernetHeader ethernet;
+    uint16_t vlan;
     uint16_t ethertype;
     std::span<const uint8_t> rest;
 };
@@ -108,6 +109,7 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
     if (!reader.take(out.ethernet)) {
         return false;
     }
+    out.vlan = no_vlan;
     out.ethertype = out.ethernet.ethertype;
     if (out.ethertype == ethertype_vlan) {
         be16 tag;
@@ -115,6 +117,7 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
         if (!reader.take(tag) || !reader.take(inner)) {
             return false;
         }
+        out.vlan = tag & vlan_mask;
         out.ethertype = inner;
     }
     out.rest = reader.rest();
@@ -357,6 +360,50 @@ std::expected<ibv_gid, ParseError> peek_destination(std::span<const uint8_t> fra
     return l3->destination;
 }
 
+std::optional<Sender> peek_sender(std::span<const uint8_t> head)
+{
+    Layer2 l2;
+    if (!parse_ethernet(head, l2)) {
+        return std::nullopt;
+    }
+    Sender sender{{}, l2.vlan};
+    Reader reader(l2.rest);
+    bool udp = false;
+    bool unspecified;
+    if (l2.ethertype == ethertype_arp) {
+        ArpPacket arp;
+        if (!reader.take(arp) || arp.protocol_type != ethertype_ipv4) {
+            return std::nullopt;
+        }
+        sender.address = mapped(arp.sender);
+        unspecified = arp.sender == decltype(arp.sender){};
+    } else if (l2.ethertype == ethertype_ipv4) {
+        Ipv4Header ip;
+        if (!reader.take(ip)) {
+            return std::nullopt;
+        }
+        sender.address = mapped(ip.source);
+        unspecified = ip.source == decltype(ip.source){};
+        udp = ip.version_ihl == ipv4_no_options && ip.protocol == ip_protocol_udp;
+    } else if (l2.ethertype == ethertype_ipv6) {
+        Ipv6Header ip;
+        if (!reader.take(ip)) {
+            return std::nullopt;
+        }
+        sender.address = as_gid(ip.source);
+        unspecified = ip.source == decltype(ip.source){};
+        udp = ip.next_header == ip_protocol_udp;
+    } else {
+        return std::nullopt;
+    }
+    UdpHeader header;
+    if (unspecified ||
+        (udp && reader.take(header) && header.destination_port == roce_v2_port)) {
+        return std::nullopt;
+    }
+    return sender;
+}
+
 std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
                                         std::span<uint8_t, grh_size> scratch)
 {
@@ -385,6 +432,7 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
     Packet packet{};
     packet.network = l3->network;
     packet.source_mac = l2.ethernet.source;
+    packet.vlan = l2.vlan;
     packet.source = l3->source;
     packet.destination = l3->destination;
     packet.congestion_experienced = (l3->traffic_class & ecn_mask) == ecn_ce;
@@ -420,8 +468,9 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
 
 Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid& source,
            const ibv_gid& destination, uint8_t traffic_class, uint32_t flow_label,
-           uint8_t hop_limit, uint16_t source_port)
-    : _network(network), _source(source), _destination(destination)
+           uint8_t hop_limit, uint16_t source_port, uint32_t gid_index, uint8_t priority)
+    : _network(network), _source(source), _destination(destination), _gid_index(gid_index),
+      _priority(priority)
 {
     EthernetHeader ethernet{dmac, smac, ethertype_ipv4};
     uint8_t* at = _headers.data() + sizeof(ethernet);
@@ -441,7 +490,7 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
         ethernet.ethertype = v1 ? ethertype_roce_v1 : ethertype_ipv6;
         Ipv6Header ip{};
         ip.version_class_flow = 6u << 28 | static_cast<uint32_t>(traffic_class) << 20 |
-                                (flow_label & 0xfffff);
+                                (flow_label & flow_label_mask);
         ip.next_header = v1 ? grh_next_header_bth : ip_protocol_udp;
         ip.hop_limit = hop_limit;
         std::copy_n(source.raw, 16, ip.source.begin());
@@ -459,7 +508,8 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
     _size = static_cast<size_t>(at - _headers.data());
 }
 
-std::optional<Path> Path::from_headers(std::span<const uint8_t> headers)
+std::optional<Path> Path::from_headers(std::span<const uint8_t> headers, uint32_t gid_index,
+                                       uint8_t priority)
 {
     Reader reader(headers);
     EthernetHeader ethernet;
@@ -507,7 +557,7 @@ std::optional<Path> Path::from_headers(std::span<const uint8_t> headers)
         return std::nullopt;
     }
     return Path(network, ethernet.source, ethernet.destination, source, destination,
-                traffic_class, flow_label, hop_limit, udp.source_port);
+                traffic_class, flow_label, hop_limit, udp.source_port, gid_index, priority);
 }
 
 void FrameBuilder::append(const void* bytes, size_t size)
@@ -516,13 +566,20 @@ void FrameBuilder::append(const void* bytes, size_t size)
     _size += size;
 }
 
-void FrameBuilder::begin(const Path& path, uint8_t opcode, uint32_t destination_qp, uint32_t psn,
-                         bool ack_request, bool solicited)
+void FrameBuilder::begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32_t destination_qp,
+                         uint32_t psn, bool ack_request, bool solicited)
 {
     _size = 0;
     _payload_size = 0;
     _network = path._network;
-    append(path._headers.data(), path._size);
+    constexpr size_t at_ethertype = offsetof(EthernetHeader, ethertype);
+    append(path._headers.data(), at_ethertype);
+    if (vlan != no_vlan) {
+        header(VlanTag{ethertype_vlan, static_cast<uint16_t>(
+                                                  path._priority << vlan_priority_shift | vlan)});
+    }
+    append(path._headers.data() + at_ethertype, path._size - at_ethertype);
+    _ip = _size - path._size + sizeof(EthernetHeader);
     _bth = _size;
     Bth bth{};
     bth.opcode = opcode;
@@ -551,7 +608,7 @@ std::span<const uint8_t> FrameBuilder::finish()
     flags = static_cast<uint8_t>(flags | pad << bth_pad_shift);
 
     size_t transport_size = _size - _bth + icrc_size;
-    uint8_t* ip = _frame.data() + sizeof(EthernetHeader);
+    uint8_t* ip = _frame.data() + _ip;
     auto store16 = [](uint8_t* at, size_t value) {
         be16 word(static_cast<uint16_t>(value));
         std::memcpy(at, &word, sizeof(word));
@@ -569,9 +626,8 @@ std::span<const uint8_t> FrameBuilder::finish()
                 sizeof(UdpHeader) + transport_size);
     }
     auto frame = std::span(std::as_const(_frame));
-    uint32_t icrc = icrc_of(
-        _network, frame.subspan(sizeof(EthernetHeader), _bth - sizeof(EthernetHeader)),
-        frame.subspan(_bth, _size - _bth));
+    uint32_t icrc =
+        icrc_of(_network, frame.subspan(_ip, _bth - _ip), frame.subspan(_bth, _size - _bth));
     append(&icrc, icrc_size);
     return frame.first(_size);
 }

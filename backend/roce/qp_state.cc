@@ -17,7 +17,9 @@ struct Transition {
     int optional;
 };
 
-constexpr int alt = IBV_QP_ALT_PATH | IBV_QP_PATH_MIG_STATE;
+// Automatic path migration is an option (10.4) that is not offered: there is no
+// alternate path, and the one state of migration is MIGRATED.
+constexpr int alt = IBV_QP_PATH_MIG_STATE;
 
 constexpr Transition rc_transitions[] = {
     {IBV_QPS_RESET, IBV_QPS_INIT, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, 0},
@@ -25,7 +27,7 @@ constexpr Transition rc_transitions[] = {
     {IBV_QPS_INIT, IBV_QPS_RTR,
      IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
          IBV_QP_MIN_RNR_TIMER,
-     IBV_QP_ALT_PATH | IBV_QP_ACCESS_FLAGS | IBV_QP_PKEY_INDEX},
+     IBV_QP_ACCESS_FLAGS | IBV_QP_PKEY_INDEX},
     {IBV_QPS_RTR, IBV_QPS_RTS,
      IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
          IBV_QP_MAX_QP_RD_ATOMIC,
@@ -43,7 +45,7 @@ constexpr Transition uc_transitions[] = {
     {IBV_QPS_RESET, IBV_QPS_INIT, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, 0},
     {IBV_QPS_INIT, IBV_QPS_INIT, 0, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS},
     {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN,
-     IBV_QP_ALT_PATH | IBV_QP_ACCESS_FLAGS | IBV_QP_PKEY_INDEX},
+     IBV_QP_ACCESS_FLAGS | IBV_QP_PKEY_INDEX},
     {IBV_QPS_RTR, IBV_QPS_RTS, IBV_QP_SQ_PSN, IBV_QP_ACCESS_FLAGS | alt},
     {IBV_QPS_RTS, IBV_QPS_RTS, 0, IBV_QP_ACCESS_FLAGS | alt},
     {IBV_QPS_RTS, IBV_QPS_SQD, 0, IBV_QP_EN_SQD_ASYNC_NOTIFY},
@@ -105,12 +107,14 @@ int check_init(const QpInit& init, const Limits& limits)
     return ok ? 0 : EINVAL;
 }
 
-int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits)
+int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits, ibv_mtu port_mtu)
 {
     auto given = [mask](int bit) { return (mask & bit) != 0; };
     bool ok = !(given(IBV_QP_PKEY_INDEX) && attr.pkey_index != 0) &&
               !(given(IBV_QP_PORT) && attr.port_num != 1) &&
-              !(given(IBV_QP_PATH_MTU) && mtu_bytes(attr.path_mtu) == 0) &&
+              !(given(IBV_QP_PATH_MTU) &&
+                (mtu_bytes(attr.path_mtu) == 0 || attr.path_mtu > port_mtu)) &&
+              !(given(IBV_QP_PATH_MIG_STATE) && attr.path_mig_state != IBV_MIG_MIGRATED) &&
               !(given(IBV_QP_MIN_RNR_TIMER) && attr.min_rnr_timer > 31) &&
               !(given(IBV_QP_TIMEOUT) && attr.timeout > 31) &&
               !(given(IBV_QP_RETRY_CNT) && attr.retry_cnt > 7) &&
@@ -119,7 +123,9 @@ int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits)
                 attr.max_rd_atomic > limits.max_qp_init_rd_atom) &&
               !(given(IBV_QP_MAX_DEST_RD_ATOMIC) &&
                 attr.max_dest_rd_atomic > limits.max_qp_rd_atom) &&
-              !(given(IBV_QP_AV) && attr.ah_attr.grh.sgid_index >= limits.gid_tbl_len);
+              // A16.4.4: every packet has a GRH.
+              !(given(IBV_QP_AV) && (!attr.ah_attr.is_global ||
+                                     attr.ah_attr.grh.sgid_index >= limits.gid_tbl_len));
     return ok ? 0 : EINVAL;
 }
 
@@ -167,12 +173,6 @@ void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask)
     }
     if (given(IBV_QP_MAX_DEST_RD_ATOMIC)) {
         to.max_dest_rd_atomic = from.max_dest_rd_atomic;
-    }
-    if (given(IBV_QP_ALT_PATH)) {
-        to.alt_ah_attr = from.alt_ah_attr;
-        to.alt_pkey_index = from.alt_pkey_index;
-        to.alt_port_num = from.alt_port_num;
-        to.alt_timeout = from.alt_timeout;
     }
     if (given(IBV_QP_MIN_RNR_TIMER)) {
         to.min_rnr_timer = from.min_rnr_timer;

@@ -15,8 +15,9 @@ int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state
 // 0, or EINVAL where a QP cannot be made so: its type or what it is to hold.
 int check_init(const QpInit& init, const Limits& limits);
 
-// 0, or EINVAL where a value is out of range. limits bounds rd_atomic and GIDs.
-int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits);
+// 0, or EINVAL where a value is out of range. limits bounds rd_atomic and GIDs;
+// port_mtu is the largest path MTU that the port has just now.
+int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits, ibv_mtu port_mtu);
 
 // Copies the attributes that mask names. qp_state is left alone.
 void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask);

@@ -220,12 +220,13 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
     }
     bool done;
     if (wqe.opcode == IBV_WR_LOCAL_INV) {
-        done = _ctx.regions.invalidate(wqe.immediate, qp.init.pd);
+        done = _ctx.regions.invalidate(wqe.immediate, qp.init.pd, false);
     } else {
         done = _ctx.regions.fast_register(wqe.fast_reg, qp.init.pd);
     }
     if (!done) {
-        fail_at_turn(qp, wqe, IBV_WC_LOC_QP_OP_ERR);
+        // 11.6.2: a memory management operation error.
+        fail_at_turn(qp, wqe, IBV_WC_MW_BIND_ERR);
         return true;
     }
     wqe.initiated = true;
@@ -304,9 +305,9 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
                             ? uint8_t{op_fetch_add}
                             : operation_of(wqe.opcode, first, last);
     auto opcode = static_cast<uint8_t>(qp.transport() | operation);
-    FrameBuilder& frame = _ctx.builder;
-    frame.begin(qp.path, opcode, qp.attr.dest_qp_num, req.send_psn, ask,
-                last && (wqe.send_flags & IBV_SEND_SOLICITED));
+    FrameBuilder& frame =
+        _ctx.begin_frame(qp.path, opcode, qp.attr.dest_qp_num, req.send_psn, ask,
+                         last && (wqe.send_flags & IBV_SEND_SOLICITED));
     uint32_t psns = 1;
     if (wqe.is_read()) {
         // A READ sent again asks for what is still missing.

@@ -275,7 +275,7 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         refuse(qp, {aeth_nak_remote_operational, IBV_WC_LOC_PROT_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
-    if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd)) {
+    if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd, true)) {
         refuse(qp, {aeth_nak_remote_access, IBV_WC_MW_BIND_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
     }
@@ -512,8 +512,8 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
 
 void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
 {
-    FrameBuilder& frame = _ctx.builder;
-    frame.begin(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn, false, false);
+    FrameBuilder& frame =
+        _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
     frame.header(Aeth{syndrome, qp.resp.msn});
     _ctx.emit(qp.path);
 }
@@ -554,8 +554,8 @@ bool Responder::transmit(QueuePair& qp)
         resp.responses.pop_front();
         return true;
     case Response::Kind::atomic:
-        frame.begin(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
-                    response.psn, false, false);
+        _ctx.begin_frame(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
+                         response.psn);
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, resp.msn});
         frame.header(AtomicAckEth{response.original});
         resp.responses.pop_front();
@@ -569,7 +569,7 @@ bool Responder::transmit(QueuePair& qp)
     bool last = response.remaining_packets == 1;
     uint8_t op = first ? (last ? op_read_response_only : op_read_response_first)
                        : (last ? op_read_response_last : op_read_response_middle);
-    frame.begin(qp.path, transport_rc | op, qp.attr.dest_qp_num, response.psn, false, false);
+    _ctx.begin_frame(qp.path, transport_rc | op, qp.attr.dest_qp_num, response.psn);
     if (op != op_read_response_middle) {
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, resp.msn});
     }

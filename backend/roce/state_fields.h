@@ -39,6 +39,13 @@ void describe(Archive& a, uint32_t& index, GidTable::Entry& entry)
     a.u32("index", index);
     a.bytes("gid", entry.gid.raw);
     a.u8("network", entry.network, static_cast<uint8_t>(NetworkType::ipv6));
+    a.flag("vlan_given", entry.vlan_given);
+    uint16_t vlan = entry.vlan.value_or(0);
+    bool has_vlan = entry.vlan.has_value();
+    a.present("vlan", has_vlan, [&] { a.u16("vlan", vlan); });
+    if constexpr (Archive::is_reader) {
+        entry.vlan = has_vlan ? std::optional(vlan) : std::nullopt;
+    }
 }
 
 template <typename Archive>
@@ -134,14 +141,18 @@ void describe(Archive& a, ibv_qp_attr& attr)
     a.u8("alt_timeout", attr.alt_timeout);
 }
 
-// A path is the headers of its packets.
+// A path is the headers of its packets, and which VLAN's tag is put among them.
 template <typename Archive>
 void describe(Archive& a, Path& path)
 {
     std::vector<uint8_t> headers(path.headers().begin(), path.headers().end());
+    uint32_t gid_index = path.gid_index();
+    uint8_t priority = path.priority();
     a.blob("headers", headers, Path::max_headers);
+    a.u32("gid_index", gid_index);
+    a.u8("priority", priority, 7);
     if constexpr (Archive::is_reader) {
-        auto parsed = Path::from_headers(headers);
+        auto parsed = Path::from_headers(headers, gid_index, priority);
         if (parsed) {
             path = *parsed;
         } else if (!headers.empty()) {

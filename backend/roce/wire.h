@@ -42,6 +42,7 @@ using be32 = BigEndian<uint32_t>;
 using be64 = BigEndian<uint64_t>;
 
 inline constexpr uint16_t ethertype_ipv4 = 0x0800;
+inline constexpr uint16_t ethertype_arp = 0x0806;
 inline constexpr uint16_t ethertype_ipv6 = 0x86dd;
 inline constexpr uint16_t ethertype_vlan = 0x8100;
 inline constexpr uint16_t ethertype_roce_v1 = 0x8915; // A16.4.1
@@ -55,6 +56,7 @@ inline constexpr uint32_t gsi_qkey = 0x80010000;     // 3.5.3
 inline constexpr size_t icrc_size = 4;
 inline constexpr size_t grh_size = 40; // in front of every received datagram
 inline constexpr unsigned max_mtu = 4096;
+inline constexpr unsigned least_mtu = 256;
 
 struct EthernetHeader {
     Mac destination;
@@ -62,6 +64,31 @@ struct EthernetHeader {
     be16 ethertype;
 };
 static_assert(sizeof(EthernetHeader) == 14);
+
+// The tag between the addresses and the EtherType (IEEE 802.1Q, 9.6).
+struct VlanTag {
+    be16 ethertype; // ethertype_vlan
+    be16 control;   // priority in bits 15..13, identifier in bits 11..0
+};
+static_assert(sizeof(VlanTag) == 4);
+inline constexpr unsigned vlan_priority_shift = 13;
+inline constexpr uint16_t vlan_mask = 0xfff;
+// No VLAN: the identifier of a tag that carries a priority only.
+inline constexpr uint16_t no_vlan = 0;
+
+// ARP for IPv4 over Ethernet (RFC 826).
+struct ArpPacket {
+    be16 hardware_type;
+    be16 protocol_type; // ethertype_ipv4
+    uint8_t hardware_size;
+    uint8_t protocol_size;
+    be16 operation;
+    Mac sender_mac;
+    std::array<uint8_t, 4> sender;
+    Mac target_mac;
+    std::array<uint8_t, 4> target;
+};
+static_assert(sizeof(ArpPacket) == 28);
 
 struct Ipv4Header {
     uint8_t version_ihl;
@@ -77,6 +104,7 @@ struct Ipv4Header {
 };
 static_assert(sizeof(Ipv4Header) == 20);
 
+inline constexpr uint32_t flow_label_mask = 0xfffff;
 // Also the GRH, which has the same shape (8.3).
 struct Ipv6Header {
     be32 version_class_flow; // 4, 8 and 20 bits

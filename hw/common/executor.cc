@@ -132,4 +132,11 @@ Mac Executor::mac()
     return mac;
 }
 
+uint32_t Executor::mtu()
+{
+    RdmaNicInfo info{};
+    _ops.nic_info(_opaque, &info);
+    return info.mtu;
+}
+
 } // namespace rdma

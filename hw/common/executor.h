@@ -46,6 +46,7 @@ public:
 
     bool send(std::span<const uint8_t> frame) override;
     Mac mac() override;
+    uint32_t mtu() override;
 
 private:
     void run();

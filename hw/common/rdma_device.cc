@@ -4,6 +4,7 @@
 // together. No exception crosses it.
 #include "rdma_device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -180,6 +181,11 @@ void rdma_device_set_dirty_log(RdmaDevice* device, bool on)
 bool rdma_device_receive(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
     return device->executor.receive({frame, size});
+}
+
+void rdma_device_observe_sent(RdmaDevice* device, const uint8_t* frame, size_t size)
+{
+    device->engine.observe_sent({frame, std::min<size_t>(size, RDMA_OBSERVED_BYTES)});
 }
 
 void rdma_device_tx_ready(RdmaDevice* device)

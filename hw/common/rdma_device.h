@@ -29,6 +29,7 @@ enum {
 
 #define RDMA_REGS_BAR_SIZE 4096u
 #define RDMA_UAR_PAGE_SIZE 4096u
+#define RDMA_OBSERVED_BYTES 96u
 
 /* One contiguous piece of guest RAM or ROM. Regions do not overlap. */
 typedef struct RdmaMemoryRegion {
@@ -130,6 +131,8 @@ void rdma_device_set_dirty_log(RdmaDevice *device, bool on);
 
 /* A frame on its way to the guest's NIC. True: it was ours and is consumed. */
 bool rdma_device_receive(RdmaDevice *device, const uint8_t *frame, size_t size);
+/* A frame that the guest's NIC sends, or the first RDMA_OBSERVED_BYTES of it. */
+void rdma_device_observe_sent(RdmaDevice *device, const uint8_t *frame, size_t size);
 /* After send_packet returned false: the network takes frames again. */
 void rdma_device_tx_ready(RdmaDevice *device);
 /* The deadline given to set_timer has come (early calls are harmless). */

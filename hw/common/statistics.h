@@ -35,6 +35,7 @@ namespace rdma {
     /* Packets dropped, by cause. */                                                               \
     X(drop_malformed, "drop-malformed")                                                            \
     X(drop_icrc, "drop-icrc")                                                                      \
+    X(drop_vlan, "drop-vlan")                                                                      \
     X(drop_unknown_qp, "drop-unknown-qp")                                                          \
     X(drop_qp_state, "drop-qp-state")                                                              \
     X(drop_peer_mismatch, "drop-peer-mismatch")                                                    \

@@ -37,23 +37,6 @@ uint64_t eui64_of(const uint8_t mac[6])
     return std::bit_cast<uint64_t>(bytes);
 }
 
-// Largest IB MTU that fits, as Linux's iboe_get_mtu() computes it: GRH, UDP,
-// BTH, XRC and atomic headers and ICRC fit beside it. nic_mtu: bytes, 0 if not
-// known.
-ibv_mtu active_mtu(uint32_t nic_mtu)
-{
-    constexpr uint32_t overhead = 40 + 8 + 12 + 4 + 28 + 4;
-    if (nic_mtu == 0) {
-        return IBV_MTU_1024;
-    }
-    for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
-        if (nic_mtu >= overhead + (128u << mtu)) {
-            return static_cast<ibv_mtu>(mtu);
-        }
-    }
-    return IBV_MTU_256;
-}
-
 } // namespace
 
 uint8_t gid_type_of(const PvrdmaConfig& config)

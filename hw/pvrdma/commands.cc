@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "capabilities.h"
 #include "page_directory.h"
@@ -17,6 +18,10 @@ using namespace pvrdma;
 namespace {
 
 constexpr uint16_t default_pkey = 0xffff; // full membership
+// CREATE_BIND's VLAN identifiers go up to 4094; 4095 says nothing (and is what
+// Linux's driver always says).
+constexpr uint32_t first_vlan = 1;
+constexpr uint32_t last_vlan = 4094;
 // Bits of access_flags that mean something here; hints such as relaxed ordering
 // do not.
 constexpr uint32_t access_flags_passed = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
@@ -132,7 +137,12 @@ int PvrdmaDevice::query_port(const CmdQueryPort& cmd, RespQueryPort& resp)
     if (cmd.port_num != port_number) {
         return EINVAL;
     }
+    auto counter = [](uint64_t value) {
+        return static_cast<uint32_t>(std::min<uint64_t>(value, UINT32_MAX));
+    };
     resp.attrs = port_attributes_of(_config, _host.nic_info());
+    resp.attrs.bad_pkey_cntr = counter(_stats.drop_pkey);
+    resp.attrs.qkey_viol_cntr = counter(_stats.drop_qkey);
     return 0;
 }
 
@@ -239,7 +249,11 @@ int PvrdmaDevice::create_bind(const CmdCreateBind& cmd)
     }
     ibv_gid gid;
     std::copy_n(cmd.gid, sizeof(cmd.gid), gid.raw);
-    return _backend.add_gid(cmd.index, gid, _config.roce_version);
+    std::optional<uint16_t> vlan;
+    if (cmd.vlan >= first_vlan && cmd.vlan <= last_vlan) {
+        vlan = static_cast<uint16_t>(cmd.vlan);
+    }
+    return _backend.add_gid(cmd.index, gid, _config.roce_version, vlan);
 }
 
 int PvrdmaDevice::destroy_bind(const CmdDestroyBind& cmd)

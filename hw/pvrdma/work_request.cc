@@ -115,6 +115,7 @@ bool decode_operation(const GuestMemory& memory, const SqWqeHdr& wqe, const Send
         return true;
     case wr_fast_reg_mr:
         out.opcode = wr_fast_reg;
+        out.malformed = IBV_WC_MW_BIND_ERR; // unless it is good (11.6.2)
         return decode_fast_reg(memory, wqe, out);
     default:
         // Masked atomics among them, for which the driver fills in no operands.

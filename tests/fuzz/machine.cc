@@ -376,6 +376,13 @@ void Machine::receive(std::span<const uint8_t> frame)
     rdma_device_receive(_device, copy.get(), frame.size());
 }
 
+void Machine::observe_sent(std::span<const uint8_t> frame)
+{
+    std::unique_ptr<uint8_t[]> copy(new uint8_t[frame.size()]);
+    std::ranges::copy(frame, copy.get());
+    rdma_device_observe_sent(_device, copy.get(), frame.size());
+}
+
 void Machine::advance(int64_t nanoseconds)
 {
     int64_t end = _now + nanoseconds;

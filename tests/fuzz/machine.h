@@ -112,6 +112,8 @@ public:
 
     // The world.
     void receive(std::span<const uint8_t> frame);
+    // A frame of the guest's NIC.
+    void observe_sent(std::span<const uint8_t> frame);
     void advance(int64_t nanoseconds);
     // The network takes no frames until told again.
     void set_network_full(bool full);

@@ -67,10 +67,13 @@ public:
     {
         while (_data.remaining_bytes() > 0) {
             switch (_data.ConsumeIntegralInRange(0, 9)) {
-            case 0:
-                _m.receive(
-                    _data.ConsumeBytes<uint8_t>(_data.ConsumeIntegralInRange<size_t>(0, 300)));
+            case 0: {
+                auto bytes =
+                    _data.ConsumeBytes<uint8_t>(_data.ConsumeIntegralInRange<size_t>(0, 300));
+                _m.receive(bytes);
+                _m.observe_sent(bytes);
                 break;
+            }
             case 1:
                 _m.advance(_data.ConsumeIntegralInRange<int64_t>(0, 2'000'000));
                 break;
@@ -203,8 +206,9 @@ private:
                         {0x52, 0x54, 0, 0, 0, 1}, gid_of(peer_host), gid_of(own_host),
                         _data.ConsumeIntegral<uint8_t>(), 0, 64, 0xc000);
         roce::FrameBuilder builder;
-        builder.begin(path, transport | op, qpn & 0xffffff, psn & 0xffffff, _data.ConsumeBool(),
-                      _data.ConsumeBool());
+        uint16_t vlan = rarely() ? _data.ConsumeIntegralInRange<uint16_t>(0, 4095) : roce::no_vlan;
+        builder.begin(path, vlan, transport | op, qpn & 0xffffff, psn & 0xffffff,
+                      _data.ConsumeBool(), _data.ConsumeBool());
         size_t size = headers(builder, transport, op, message);
         auto payload = builder.payload(size);
         std::memset(payload.data(), 0x33, payload.size());

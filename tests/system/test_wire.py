@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from test_programs import both, expect_success, wait_cm_listener
-from vm.fabric import run_pair
+from vm.fabric import MTU, run_pair
 
 FIELDS = {
     "source": "ip.src", "opcode": "infiniband.bth.opcode", "psn": "infiniband.bth.psn",
@@ -85,3 +85,56 @@ def test_connection_management_is_well_formed(fabric, tmp_path, family):
                         "-e", "infiniband.mad.attributeid").split()
     connect_request, connect_reply, ready_to_use = 0x10, 0x13, 0x14
     assert [int(a, 0) for a in attributes][:3] == [connect_request, connect_reply, ready_to_use]
+
+
+@pytest.mark.parametrize("family, traffic_class, flow_label, hop_limit", [
+    ("ipv4", "ip.dsfield", None, "ip.ttl"),
+    ("ipv6", "ipv6.tclass", "ipv6.flow", "ipv6.hlim"),
+])
+def test_header_fields_are_what_the_guest_asks_for(
+        fabric, tmp_path, family, traffic_class, flow_label, hop_limit):
+    server, client, address, server_gid, client_gid = both(fabric, family)
+    expedited_ect0, label = 0x2e << 2 | 2, 0x12345
+    command = f"ib_write_bw -s 64 -n 5 -F --tclass {expedited_ect0} --flow_label {label}"
+    capture = tmp_path / "capture.pcap"
+    with server.capture(capture):
+        expect_success(run_pair(
+            server, client, f"{command} -d {server.device} -x {server_gid}",
+            f"{command} -d {client.device} -x {client_gid} {address}", 18515))
+    # Of what a pvrdma device has sent.
+    for node in (node for node in fabric.nodes if node.kind == "pvrdma"):
+        source = f"{'ip' if family == 'ipv4' else 'ipv6'}.src == {getattr(node, family)}"
+        fields = [traffic_class, hop_limit, "udp.srcport"] + ([flow_label] if flow_label else [])
+        lines = tshark("-r", str(capture), "-Y", f"udp.dstport == 4791 and {source}", "-T", "fields",
+                       *(item for field in fields for item in ("-e", field))).splitlines()
+        assert lines
+        for line in lines:
+            values = [int(value, 0) for value in line.split("\t")]
+            assert values[0] == expedited_ect0
+            assert values[1] >= 1
+            # As Linux's rdma_flow_label_to_udp_sport().
+            assert values[2] == 0xc000 | (label & 0x3fff) ^ (label >> 14)
+            assert not flow_label or values[3] == label
+
+
+# ibv_rc_pingpong asks for what it is told to, whatever the port says.
+@pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+def test_the_path_mtu_is_within_the_nics(fabric):
+    server, client, address, server_gid, client_gid = both(fabric)
+
+    def pingpong(path_mtu):
+        command = f"ibv_rc_pingpong -m {path_mtu}"
+        return run_pair(server, client, f"{command} -d {server.device} -g {server_gid}",
+                        f"{command} -d {client.device} -g {client_gid} {address}", 18515)
+
+    for node in fabric.nodes:
+        node.guest.check("ip link set eth0 mtu 1500")
+    try:
+        for node in fabric.nodes:
+            assert "active_mtu:\t\t1024" in node.guest.check(f"ibv_devinfo -d {node.device}")
+        for result in pingpong(2048):
+            assert "Failed to modify QP to RTR" in result.output
+        expect_success(pingpong(1024))
+    finally:
+        for node in fabric.nodes:
+            node.guest.check(f"ip link set eth0 mtu {MTU}")

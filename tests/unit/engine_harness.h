@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <queue>
 #include <random>
 #include <vector>
@@ -41,7 +42,7 @@ public:
         gid.raw[10] = gid.raw[11] = 0xff;
         gid.raw[12] = 10;
         gid.raw[15] = number;
-        EXPECT_EQ(engine.add_gid(0, gid, 2), 0);
+        add_gid(0, gid, 2);
         pd = engine.alloc_pd().value();
         cq = engine.create_cq().value();
     }
@@ -80,8 +81,11 @@ public:
     {
         return static_cast<uint32_t>(srq_queues[srq].size());
     }
-    bool complete(uint32_t, const Completion& completion) override
+    bool complete(uint32_t id, const Completion& completion) override
     {
+        if (id == overrun_cq) {
+            return false;
+        }
         completions.push_back(completion);
         return true;
     }
@@ -116,6 +120,13 @@ public:
         return true;
     }
     Mac mac() override { return {2, 0, 0, 0, 0, number}; }
+    uint32_t mtu() override { return port_mtu; }
+
+    void add_gid(uint8_t index, const ibv_gid& address, uint32_t type)
+    {
+        EXPECT_EQ(engine.add_gid(index, address, type), 0);
+        gids[index] = address;
+    }
 
     // All of RAM as one region with every right; its IOVA is its GPA.
     MrKeys register_ram(int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
@@ -134,14 +145,18 @@ public:
         return engine.reg_mr(init).value();
     }
 
-    QpNumbers create_qp(ibv_qp_type type, uint32_t depth = 128)
+    QpInit qp_init(ibv_qp_type type, uint32_t depth = 128) const
     {
         QpInit init;
         init.type = type;
         init.pd = pd;
         init.send_cq = init.recv_cq = cq;
         init.cap = {depth, depth, 16, 16, 0};
-        return engine.create_qp(init).value();
+        return init;
+    }
+    QpNumbers create_qp(ibv_qp_type type, uint32_t depth = 128)
+    {
+        return engine.create_qp(qp_init(type, depth)).value();
     }
 
     std::byte* at(uint64_t address) { return ram.data() + (address - ram_base); }
@@ -153,11 +168,13 @@ public:
     Limits limits;
     bool stopped = false;   // by Network::stop
     bool refuses = true;    // while stopped: answers with RNR NAK
+    uint32_t port_mtu = 4500;
     std::vector<std::byte> ram;
     GuestMemory memory;
     Statistics stats;
     roce::Engine engine;
-    ibv_gid gid{};
+    ibv_gid gid{}; // of index 0
+    std::map<uint8_t, ibv_gid> gids;
     uint32_t pd = 0;
     uint32_t cq = 0;
     Transmit transmit;
@@ -166,6 +183,7 @@ public:
     std::map<uint32_t, std::deque<RecvRequest>> srq_queues;
     std::vector<Completion> completions;
     std::vector<Event> events;
+    std::optional<uint32_t> overrun_cq; // takes no completions
 
 private:
     template <typename T>
@@ -338,9 +356,15 @@ struct Connection {
     unsigned access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
     uint32_t psn_a = 0x111111;
     uint32_t psn_b = 0x222222;
+    ibv_qp_state up_to = IBV_QPS_RTS; // or RTR
+    uint8_t gid_index = 0; // at both ends
+    uint8_t traffic_class = 0;
+    uint32_t flow_label = 0;
+    uint8_t hop_limit = 64;
+    uint8_t sl = 0;
 };
 
-// Brings one end of a connection to RTS.
+// Brings one end of a connection to RTS (or as far as c says).
 inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp, bool reliable,
                         const Connection& c, uint32_t own_psn, uint32_t peer_psn)
 {
@@ -359,13 +383,20 @@ inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp,
     attr.max_dest_rd_atomic = c.rd_atomic;
     attr.min_rnr_timer = c.min_rnr_timer;
     attr.ah_attr.is_global = 1;
-    attr.ah_attr.grh.dgid = peer.gid;
-    attr.ah_attr.grh.hop_limit = 64;
+    attr.ah_attr.grh.dgid = peer.gids.at(c.gid_index);
+    attr.ah_attr.grh.sgid_index = c.gid_index;
+    attr.ah_attr.grh.traffic_class = c.traffic_class;
+    attr.ah_attr.grh.flow_label = c.flow_label;
+    attr.ah_attr.grh.hop_limit = c.hop_limit;
+    attr.ah_attr.sl = c.sl;
     int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
     if (reliable) {
         mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
     }
     ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, peer.mac()), 0);
+    if (c.up_to == IBV_QPS_RTR) {
+        return;
+    }
     attr.qp_state = IBV_QPS_RTS;
     attr.timeout = c.timeout;
     attr.retry_cnt = c.retry_cnt;

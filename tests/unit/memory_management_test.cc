@@ -164,6 +164,80 @@ TEST_F(MemoryManagement, a_user_region_cannot_be_taken_back_by_the_peer)
     EXPECT_EQ(write_from_a(kb.rkey, ram_base, 16), IBV_WC_SUCCESS);
 }
 
+TEST_F(MemoryManagement, a_region_without_remote_rights_cannot_be_taken_back_by_the_peer)
+{
+    ASSERT_EQ(at_b(registration(region.rkey, IBV_ACCESS_LOCAL_WRITE)), IBV_WC_SUCCESS);
+    MrKeys kb = b.register_ram();
+    b.recv_queues[qb.id].push_back(recv_request(5, ram_base + 0x180000, 64, kb.lkey));
+    SendRequest send = send_request(IBV_WR_SEND_WITH_INV, 1, a_buffer, 16, ka.lkey);
+    send.wr.invalidate_rkey = region.rkey;
+    EXPECT_EQ(carry_out(a, qa, send), IBV_WC_REM_ACCESS_ERR);
+    auto received = b.take_completions();
+    ASSERT_EQ(received.size(), 1u);
+    EXPECT_EQ(received[0].wc.status, IBV_WC_MW_BIND_ERR);
+    reconnect();
+    EXPECT_EQ(at_b(invalidation(region.rkey)), IBV_WC_SUCCESS) << "it is still registered";
+}
+
+TEST_F(MemoryManagement, bad_invalidations_fail)
+{
+    MrKeys kb = b.register_ram();
+    for (uint32_t key : {region.rkey, region.rkey ^ 1, kb.rkey, 0u, ~0u}) {
+        EXPECT_EQ(at_b(invalidation(key)), IBV_WC_MW_BIND_ERR) << key;
+        reconnect();
+    }
+    EXPECT_EQ(write_from_a(kb.rkey, ram_base, 16), IBV_WC_SUCCESS);
+}
+
+TEST_F(MemoryManagement, an_invalidation_waits_for_what_was_posted_before_it)
+{
+    MrKeys ra = fast_reg_region(a, 2);
+    SendRequest reg = registration(ra.lkey);
+    std::memcpy(a.at(first_page + 0x800), a.at(a_buffer), 0x800);
+    std::memcpy(a.at(second_page), a.at(a_buffer + 0x800), 0x800);
+    MrKeys kb = b.register_ram();
+    a.send_queues[qa.id] = {reg,
+                            send_request(IBV_WR_RDMA_WRITE, 2, iova, length, ra.lkey,
+                                         ram_base + 0x200000, kb.rkey),
+                            invalidation(ra.lkey)};
+    // The write's packets are lost once, and sent again from the region.
+    network.filter = [&, lost = 0](Node& from, auto&) mutable { return &from != &a || lost++ > 4; };
+    network.ring(a, qa.id);
+    ASSERT_TRUE(network.settle());
+    auto done = a.take_completions();
+    ASSERT_EQ(done.size(), 3u);
+    for (const Completion& completion : done) {
+        EXPECT_EQ(completion.wc.status, IBV_WC_SUCCESS);
+    }
+    EXPECT_EQ(std::memcmp(a.at(a_buffer), b.at(ram_base + 0x200000), length), 0);
+}
+
+// 128: what the devices advertise.
+TEST_F(MemoryManagement, the_longest_page_list_is_served)
+{
+    constexpr uint32_t pages = 128;
+    MrKeys large = fast_reg_region(b, pages);
+    SendRequest request = registration(large.rkey);
+    request.fast_reg.iova = iova & ~0xfffull;
+    request.fast_reg.length = pages * page_size;
+    request.fast_reg.num_pages = pages;
+    for (uint32_t i = 0; i < pages; ++i) {
+        // Last page first, every other page.
+        request.fast_reg.pages[i] = first_page + uint64_t{pages - 1 - i} * 2 * page_size;
+    }
+    for (size_t i = 0; i < pages * page_size; ++i) {
+        *(a.at(a_buffer) + i) = static_cast<std::byte>(i * 7 + i / 4096);
+    }
+    ASSERT_EQ(at_b(request), IBV_WC_SUCCESS);
+    ASSERT_EQ(write_from_a(large.rkey, request.fast_reg.iova, pages * page_size), IBV_WC_SUCCESS);
+    for (uint32_t i = 0; i < pages; ++i) {
+        ASSERT_EQ(std::memcmp(a.at(a_buffer + i * page_size), b.at(request.fast_reg.pages[i]),
+                              page_size),
+                  0)
+            << i;
+    }
+}
+
 TEST_F(MemoryManagement, a_registration_behind_a_failure_is_not_carried_out)
 {
     b.send_queues[qb.id].push_back(
@@ -200,14 +274,16 @@ TEST_F(MemoryManagement, bad_registrations_fail)
              Bad{"no pages", [](SendRequest& r) { r.fast_reg.num_pages = 0; }},
              Bad{"beyond the end of addresses",
                  [](SendRequest& r) { r.fast_reg.iova = ~0x7ffull; }},
+             Bad{"remote write without local write",
+                 [](SendRequest& r) { r.fast_reg.access = IBV_ACCESS_REMOTE_WRITE; }},
          }) {
         SendRequest request = registration(region.rkey);
         bad.change(request);
-        EXPECT_EQ(at_b(request), IBV_WC_LOC_QP_OP_ERR) << bad.what;
+        EXPECT_EQ(at_b(request), IBV_WC_MW_BIND_ERR) << bad.what;
         reconnect();
     }
     ASSERT_EQ(at_b(registration(region.rkey)), IBV_WC_SUCCESS);
-    EXPECT_EQ(at_b(registration(region.rkey)), IBV_WC_LOC_QP_OP_ERR); // valid already
+    EXPECT_EQ(at_b(registration(region.rkey)), IBV_WC_MW_BIND_ERR); // valid already
 }
 
 TEST_F(MemoryManagement, a_region_belongs_to_its_protection_domain)
@@ -216,7 +292,7 @@ TEST_F(MemoryManagement, a_region_belongs_to_its_protection_domain)
     std::swap(b.pd, other);
     MrKeys foreign = fast_reg_region(b, 2);
     std::swap(b.pd, other);
-    EXPECT_EQ(at_b(registration(foreign.rkey)), IBV_WC_LOC_QP_OP_ERR);
+    EXPECT_EQ(at_b(registration(foreign.rkey)), IBV_WC_MW_BIND_ERR);
 }
 
 TEST_F(MemoryManagement, the_dma_region_is_addressed_by_physical_address)
@@ -234,6 +310,27 @@ TEST_F(MemoryManagement, the_dma_region_is_addressed_by_physical_address)
     EXPECT_EQ(write_from_a(dma.rkey, first_page, 8), IBV_WC_REM_ACCESS_ERR);
     init.access |= IBV_ACCESS_REMOTE_WRITE;
     EXPECT_EQ(b.engine.reg_mr(init).error(), EINVAL);
+}
+
+// The page lists of all regions together have a bound, whatever their number.
+TEST(MemoryRegions, what_is_registered_is_bounded)
+{
+    GuestMemory memory;
+    constexpr uint64_t size = uint64_t{256} << 20;
+    constexpr uint64_t most = max_pages_registered / (size / page_size);
+    roce::MemoryRegions regions(10'000, size, memory);
+    std::vector<uint64_t> pages(size / page_size, ram_base);
+    MrInit init;
+    init.length = size;
+    init.pages = pages;
+    for (uint64_t i = 0; i < most; ++i) {
+        ASSERT_TRUE(regions.add(init).has_value()) << i;
+    }
+    auto one_more = regions.add(init);
+    ASSERT_FALSE(one_more.has_value());
+    EXPECT_EQ(one_more.error(), ENOMEM);
+    ASSERT_EQ(regions.remove(1), 0);
+    EXPECT_TRUE(regions.add(init).has_value()) << "what is given back is there again";
 }
 
 } // namespace

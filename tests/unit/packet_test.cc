@@ -32,7 +32,7 @@ Path path_for(NetworkType network)
 std::vector<uint8_t> write_frame(NetworkType network, size_t size)
 {
     static FrameBuilder builder;
-    builder.begin(path_for(network), transport_rc | op_write_only, 0x12, 0xfffffe, true, true);
+    builder.begin(path_for(network), no_vlan, transport_rc | op_write_only, 0x12, 0xfffffe, true, true);
     builder.header(Reth{0x1122334455667788, 0xcafe, static_cast<uint32_t>(size)});
     auto payload = builder.payload(size);
     for (size_t i = 0; i < size; ++i) {

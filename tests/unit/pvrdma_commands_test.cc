@@ -164,6 +164,15 @@ TEST_F(PvrdmaCommands, active_mtu_is_the_largest_that_fits_the_nic)
     EXPECT_EQ(active(9000), IBV_MTU_4096);
 }
 
+TEST_F(PvrdmaCommands, the_port_counts_violations_of_keys)
+{
+    guest.stats.drop_pkey = 3;
+    guest.stats.drop_qkey = uint64_t{1} << 40;
+    auto attrs = guest.ask<RespQueryPort>(cmd_query_port, CmdQueryPort{.port_num = 1}).attrs;
+    EXPECT_EQ(attrs.bad_pkey_cntr, 3u);
+    EXPECT_EQ(attrs.qkey_viol_cntr, UINT32_MAX);
+}
+
 TEST_F(PvrdmaCommands, there_is_one_port)
 {
     EXPECT_EQ(guest.post(cmd_query_port, CmdQueryPort{.port_num = 0}), einval);
@@ -190,6 +199,19 @@ TEST_F(PvrdmaCommands, bindings_are_the_backends_gids)
     EXPECT_EQ(guest.backend.gids[5].second, 2u);
     EXPECT_EQ(guest.post(cmd_destroy_bind, CmdDestroyBind{.index = 5}), 0u);
     EXPECT_TRUE(guest.backend.gids.empty());
+}
+
+TEST_F(PvrdmaCommands, a_bindings_vlan_is_passed_where_it_is_one)
+{
+    const std::pair<uint32_t, std::optional<uint16_t>> vlans[] = {
+        {0xfff, {}}, // what Linux's driver always says
+        {0, {}},     {1, uint16_t{1}}, {4094, uint16_t{4094}}, {4096, {}}, {0xffffffff, {}}};
+    for (auto [vlan, passed] : vlans) {
+        EXPECT_EQ(guest.post(cmd_create_bind,
+                             CmdCreateBind{.vlan = vlan, .index = 5, .gid_type = gid_type_v2}),
+                  0u);
+        EXPECT_EQ(guest.backend.gid_vlan, passed) << vlan;
+    }
 }
 
 TEST_F(PvrdmaCommands, a_binding_is_within_the_table_and_of_the_devices_type)

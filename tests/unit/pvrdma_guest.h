@@ -195,9 +195,11 @@ struct FakeBackend final : Backend {
         return qps.ids.contains(id) ? 0 : ENOENT;
     }
     int destroy_qp(uint32_t id) override { return failure ? failure : qps.remove(id); }
-    int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type) override
+    int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                std::optional<uint16_t> vlan) override
     {
         gids[index] = {gid, type};
+        gid_vlan = vlan;
         return failure;
     }
     int del_gid(uint32_t index) override { return gids.erase(index) ? 0 : ENOENT; }
@@ -241,6 +243,7 @@ struct FakeBackend final : Backend {
 
     Objects pds, cqs, srqs, mrs{{}, 2}, qps{{}, 2};
     std::map<uint32_t, std::pair<ibv_gid, uint32_t>> gids;
+    std::optional<uint16_t> gid_vlan; // of the last one
     std::vector<uint32_t> send_doorbells, recv_doorbells, srq_doorbells;
     int failure = 0; // of whatever comes next
     int resets = 0;

@@ -44,9 +44,10 @@ struct PvrdmaWorkQueue : testing::Test {
         EXPECT_FALSE(qp.rq.has_data());
         return recv;
     }
-    void expect_malformed(const SendRequest& request, uint64_t wr_id)
+    void expect_malformed(const SendRequest& request, uint64_t wr_id,
+                          ibv_wc_status status = IBV_WC_LOC_QP_OP_ERR)
     {
-        EXPECT_EQ(request.malformed, IBV_WC_LOC_QP_OP_ERR);
+        EXPECT_EQ(request.malformed, status);
         EXPECT_EQ(request.wr.wr_id, wr_id);
         EXPECT_EQ(request.wr.num_sge, 0);
     }
@@ -241,7 +242,7 @@ TEST_F(PvrdmaWorkQueue, a_bad_fast_registration_is_malformed)
     uint64_t wr_id = 50;
     for (const auto& reg : bad) {
         next_send(qp, PVRDMA_WR_FAST_REG_MR, ++wr_id).wr.fast_reg = reg;
-        expect_malformed(pull_send(qp), wr_id);
+        expect_malformed(pull_send(qp), wr_id, IBV_WC_MW_BIND_ERR);
     }
 }
 

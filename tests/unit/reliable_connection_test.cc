@@ -431,7 +431,7 @@ TEST_F(ReliableConnection, packets_of_a_stranger_are_dropped)
         // The same packet from another source address, with a right ICRC.
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), c.gid, b.gid, 0, 0, 64, 0xc000);
-        builder.begin(path, transport_rc | op_write_only, qb.qpn, 0x111111, true, false);
+        builder.begin(path, no_vlan, transport_rc | op_write_only, qb.qpn, 0x111111, true, false);
         builder.header(Reth{b_buffer, kb.rkey, 0});
         auto forged = builder.finish();
         stranger.assign(forged.begin(), forged.end());
@@ -469,7 +469,7 @@ struct Responding : ReliableConnection {
     {
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
-        builder.begin(path, op, qb.qpn, at, true, false);
+        builder.begin(path, no_vlan, op, qb.qpn, at, true, false);
         (builder.header(headers), ...);
         b.engine.receive(builder.finish(), network.now);
     }

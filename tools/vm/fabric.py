@@ -10,10 +10,14 @@ KINDS = ("pvrdma", "rxe")
 
 
 class Node:
-    """A guest on the fabric. index: 1 or 2, the last part of its addresses."""
+    """A guest on the fabric. index: 1 or 2, the last part of its addresses.
 
-    def __init__(self, kind, index, directory, image, payload=None, name=None):
+    pvrdma_options: properties of a pvrdma device, as in "roce=v1,version=17".
+    """
+
+    def __init__(self, kind, index, directory, image, payload=None, name=None, pvrdma_options=""):
         self.kind = kind
+        self.gid_type = "IB/RoCE v1" if "roce=v1" in pvrdma_options else "RoCE v2"
         self.index = index
         self.ipv4 = f"10.0.0.{index}"
         self.ipv6 = f"fd00::{index}"
@@ -25,7 +29,7 @@ class Node:
         mac = f"52:54:00:00:00:0{index}"
         if kind == "pvrdma":
             arguments += ["-device", f"vmxnet3,netdev=n0,mac={mac},addr=5.0,multifunction=on",
-                          "-device", "pvrdma,id=rdma0,addr=5.1"]
+                          "-device", f"pvrdma,id=rdma0,addr=5.1,{pvrdma_options}".rstrip(",")]
             self.device = "vmw_pvrdma0"
         else:
             arguments += ["-device", f"virtio-net-pci,netdev=n0,mac={mac},addr=5.0,host_mtu={MTU}"]
@@ -72,7 +76,7 @@ class Node:
             "    except OSError: return ''\n"
             "for f in sorted((ports / 'gids').iterdir(), key=lambda f: int(f.name)):\n"
             "    kind = value(ports / 'gid_attrs' / 'types' / f.name)\n"
-            "    if kind == 'RoCE v2' and ipaddress.ip_address(value(f)) == a:\n"
+            f"    if kind == '{self.gid_type}' and ipaddress.ip_address(value(f)) == a:\n"
             "        print(f.name); break\n"
             "else: raise SystemExit('no GID for ' + str(a))\n"
             "END"))
@@ -81,9 +85,9 @@ class Node:
 class Fabric:
     """Two nodes, booted and configured."""
 
-    def __init__(self, kinds, directory, image, payload=None):
+    def __init__(self, kinds, directory, image, payload=None, pvrdma_options=""):
         self.nodes = [
-            Node(kind, index, directory, image, payload=payload)
+            Node(kind, index, directory, image, payload=payload, pvrdma_options=pvrdma_options)
             for index, kind in enumerate(kinds, start=1)]
         for node in self.nodes:
             node.configure()

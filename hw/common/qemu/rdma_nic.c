@@ -72,12 +72,18 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
 
-    /*
-     * Only what comes from the network. A VM that has been migrated away is
-     * silent: its other self answers.
-     */
-    if (sender != nf->netdev || !f->nic || size <= skip ||
-        runstate_check(RUN_STATE_POSTMIGRATE)) {
+    if (!f->nic || size <= skip) {
+        return 0;
+    }
+    if (sender != nf->netdev) {
+        uint8_t head[RDMA_OBSERVED_BYTES];
+        size_t n = iov_to_buf(iov, iovcnt, skip, head, sizeof(head));
+
+        rdma_device_observe_sent(f->nic->device, head, n);
+        return 0;
+    }
+    /* A VM that has been migrated away is silent: its other self answers. */
+    if (runstate_check(RUN_STATE_POSTMIGRATE)) {
         return 0;
     }
     if (iovcnt == 1) {
