@@ -322,6 +322,23 @@ TEST_P(EngineStopConnected, a_peer_that_bears_few_waits_long_each_time)
     expect_done(1);
 }
 
+// Half of 1 KiB; the other half is for what the device has of it.
+TEST(EngineState, an_idle_connected_qp_takes_at_most_512_bytes)
+{
+    Node a{1}, b{2};
+    auto size = [&] {
+        migration::StreamWriter stream(migration::DeviceKind::pvrdma);
+        a.engine.stop(0);
+        a.engine.save(stream);
+        return stream.finish().size();
+    };
+    size_t before = size();
+    for (int i = 0; i < 100; ++i) {
+        connect(a, a.create_qp(IBV_QPT_RC), b, b.create_qp(IBV_QPT_RC));
+    }
+    EXPECT_LE(size() - before, 100u * 512);
+}
+
 TEST_P(EngineStop, packets_of_a_device_to_itself_are_not_lost)
 {
     QpNumbers first = a.create_qp(IBV_QPT_UD), second_qp = a.create_qp(IBV_QPT_UD);
