@@ -57,7 +57,7 @@ need_packages() {
     say "installing ${#missing[@]} packages: ${missing[*]}"
     run_logged apt-update "${sudo[@]}" apt-get update
     run_logged apt-install "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends "${missing[@]}"
+        apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "${missing[@]}"
 }
 
 # The address of the Debian mirror this machine uses.
