@@ -75,6 +75,7 @@ private:
     };
 
     QueuePair* find_by_qpn(uint32_t qpn) const;
+    Timer* find_timer(uint32_t id) const;
     void dispatch(const Packet& packet);
     bool transmit(QueuePair& qp);
     int enter_state(QueuePair& qp, ibv_qp_state to);
@@ -91,6 +92,7 @@ private:
     HandleTable<QueuePair> _qps;
     std::unique_ptr<QueuePair> _gsi;
     std::vector<uint8_t> _generation; // by QP id
+    std::vector<uint8_t> _loopback_frame; // the one being received
 };
 
 } // namespace rdma::roce
