@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "wire.h"
@@ -44,6 +45,7 @@ public:
                               : is_v4_mapped(gid) ? NetworkType::ipv4
                                                   : NetworkType::ipv6;
         _entries[index] = {true, gid, network};
+        _end = std::max<size_t>(_end, index + 1);
         return 0;
     }
     int remove(uint32_t index)
@@ -63,17 +65,22 @@ public:
     bool owns(const ibv_gid& gid) const
     {
         return std::ranges::any_of(
-            _entries, [&](const Entry& e) { return e.valid && same_gid(e.gid, gid); });
+            used(), [&](const Entry& e) { return e.valid && same_gid(e.gid, gid); });
     }
     bool owns(const ibv_gid& gid, NetworkType network) const
     {
-        return std::ranges::any_of(_entries, [&](const Entry& e) {
+        return std::ranges::any_of(used(), [&](const Entry& e) {
             return e.valid && e.network == network && same_gid(e.gid, gid);
         });
     }
 
 private:
+    // The entries up to the highest that has been valid: a guest has few of them,
+    // and every packet looks for one.
+    std::span<const Entry> used() const { return std::span(_entries).first(_end); }
+
     std::vector<Entry> _entries;
+    size_t _end = 0;
 };
 
 } // namespace rdma::roce
