@@ -10,18 +10,22 @@ KINDS = ("pvrdma", "rxe")
 
 
 class Node:
-    """A guest on the fabric. index: 1 or 2, the last part of its addresses."""
+    """A guest on the fabric.
 
-    def __init__(self, kind, index, directory, image, payload=None, name=None):
+    index: 1 or 2, the last part of its addresses. netdev: QEMU's -netdev without an id; None: datagrams
+    between two nodes of this folder. The rest goes to Guest.
+    """
+
+    def __init__(self, kind, index, directory, image, netdev=None, name=None, arguments=(), **options):
         self.kind = kind
         self.index = index
         self.ipv4 = f"10.0.0.{index}"
         self.ipv6 = f"fd00::{index}"
         directory = pathlib.Path(directory)
         peer = 3 - index
-        arguments = [
-            "-netdev", f"dgram,id=n0,local.type=unix,local.path={directory}/net{index},"
-                       f"remote.type=unix,remote.path={directory}/net{peer}"]
+        netdev = netdev or (f"dgram,local.type=unix,local.path={directory}/net{index},"
+                            f"remote.type=unix,remote.path={directory}/net{peer}")
+        arguments = [*arguments, "-netdev", f"{netdev},id=n0"]
         mac = f"52:54:00:00:00:0{index}"
         if kind == "pvrdma":
             arguments += ["-device", f"vmxnet3,netdev=n0,mac={mac},addr=5.0,multifunction=on",
@@ -30,7 +34,7 @@ class Node:
         else:
             arguments += ["-device", f"virtio-net-pci,netdev=n0,mac={mac},addr=5.0,host_mtu={MTU}"]
             self.device = "rxe0"
-        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, payload=payload)
+        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, **options)
 
     def configure(self):
         """Waits for the guest and brings its network and RDMA device up."""
@@ -79,12 +83,12 @@ class Node:
 
 
 class Fabric:
-    """Two nodes, booted and configured."""
+    """Two nodes, booted and configured. each: options for Node, of the one and the other."""
 
-    def __init__(self, kinds, directory, image, payload=None):
+    def __init__(self, kinds, directory, image, each=({}, {}), **options):
         self.nodes = [
-            Node(kind, index, directory, image, payload=payload)
-            for index, kind in enumerate(kinds, start=1)]
+            Node(kind, index, directory, image, **options, **own)
+            for index, (kind, own) in enumerate(zip(kinds, each), start=1)]
         for node in self.nodes:
             node.configure()
         # Neighbour discovery is not part of what is tested or measured.
