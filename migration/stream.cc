@@ -2,7 +2,7 @@
 #include "stream.h"
 
 #include <fmt/format.h>
-#include <libdeflate.h>
+#include <isa-l/crc.h>
 
 #include <cstring>
 
@@ -65,7 +65,7 @@ bool is_crc_right([[maybe_unused]] std::span<const uint8_t> bytes, [[maybe_unuse
     return true; // what a fuzz target makes up is to be read
 #else
     size_t covered = end + section_header_size;
-    return load_le<uint32_t>(bytes, covered) == libdeflate_crc32(0, bytes.data(), covered);
+    return load_le<uint32_t>(bytes, covered) == crc32_gzip_refl(0, bytes.data(), covered);
 #endif
 }
 
@@ -151,7 +151,7 @@ std::span<const uint8_t> StreamWriter::finish()
     append_le(_bytes, uint32_t{0});
     end_section(begin);
     _bytes.resize(begin);
-    append_le(_bytes, libdeflate_crc32(0, _bytes.data(), _bytes.size()));
+    append_le(_bytes, crc32_gzip_refl(0, _bytes.data(), _bytes.size()));
     return _bytes;
 }
 

@@ -126,6 +126,7 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status)
     if (qp.init.use_srq && !was_init) {
         context.client->async_event(IBV_EVENT_QP_LAST_WQE_REACHED, qp.id);
     }
+    context.schedule(qp); // to give back what its queues have used
 }
 
 } // namespace rdma::roce

@@ -3,8 +3,8 @@
 // What the parts of the engine (requester, responder, datagrams) share.
 #pragma once
 
-#include <array>
 #include <functional>
+
 
 #include "gid_table.h"
 #include "handle_table.h"
@@ -59,15 +59,15 @@ struct Context {
     bool link_blocked = false;
     // Frames to our own addresses, on their way back in.
     static constexpr size_t max_loopback = 64; // frames
-    struct Frame {
-        std::array<uint8_t, max_frame> bytes;
-        size_t size;
-    };
-    GrowingRing<Frame> loopback;
+    GrowingRing<std::vector<uint8_t>> loopback;
     // QPs that may have something to send, each once.
     GrowingRing<uint32_t> ready;
     // CQs that have lost a completion of a QP that is not in error yet.
     std::vector<uint32_t> overrun_cqs;
+    // Slots of the QPs' queues, of which most are empty at any time.
+    static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
+    SlotPool<SendWqe> wqe_slots{max_idle_slots};
+    SlotPool<Response> response_slots{max_idle_slots};
 
     // Whether emit() may be called.
     bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
@@ -89,9 +89,7 @@ struct Context {
         stats.tx_bytes += frame.size();
         if (gids.owns(path.destination(), path.network())) {
             ++stats.loopback_packets;
-            Frame& copy = loopback.push_back();
-            std::copy(frame.begin(), frame.end(), copy.bytes.begin());
-            copy.size = frame.size();
+            loopback.push_back().assign(frame.begin(), frame.end());
         } else if (!link.send(frame)) {
             link_blocked = true;
         }
@@ -103,6 +101,13 @@ struct Context {
             qp.scheduled = true;
             ready.push_back(qp.id);
         }
+    }
+
+    // What an idle QP does not need.
+    void release_slots(QueuePair& qp)
+    {
+        qp.req.sq.release(wqe_slots);
+        qp.resp.responses.release(response_slots);
     }
 
     void set_timer(QueuePair& qp, int64_t deadline)

@@ -105,13 +105,17 @@ void Engine::dispatch(const Packet& packet)
     }
 }
 
+Timer* Engine::find_timer(uint32_t id) const
+{
+    QueuePair* qp = _qps.find(id);
+    return qp ? &qp->req.timer : nullptr;
+}
+
 void Engine::advance(int64_t now)
 {
     _ctx.now = now;
-    auto find = [this](uint32_t id) -> Timer* {
-        QueuePair* qp = _qps.find(id);
-        return qp ? &qp->req.timer : nullptr;
-    };
+    auto find = [this](uint32_t id) { return find_timer(id); };
+    _ctx.timers.tidy(find);
     _ctx.timers.expire(now, find, [this](uint32_t id) {
         _requester.handle_timeout(*_qps.find(id));
     });
@@ -142,6 +146,15 @@ void Engine::fail_qps_of_overrun_cqs()
     }
 }
 
+// The oldest frame to ourselves.
+void Engine::receive_own(int64_t now)
+{
+    // Out of the ring first: its answer goes into the same one.
+    _loopback_frame.swap(_ctx.loopback.front());
+    _ctx.loopback.pop_front();
+    receive(_loopback_frame, now);
+}
+
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
@@ -162,10 +175,7 @@ bool Engine::run(int64_t now, unsigned budget)
             fail_qps_of_overrun_cqs();
         }
         if (!_ctx.loopback.empty()) {
-            // Moved out first: its answer goes into the same ring.
-            Context::Frame frame = _ctx.loopback.front();
-            _ctx.loopback.pop_front();
-            receive(std::span(frame.bytes).first(frame.size), now);
+            receive_own(now);
             --budget;
             continue;
         }
@@ -183,6 +193,8 @@ bool Engine::run(int64_t now, unsigned budget)
         }
         if (more) {
             _ctx.schedule(*qp);
+        } else {
+            _ctx.release_slots(*qp);
         }
     }
     return has_work();

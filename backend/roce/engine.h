@@ -105,6 +105,8 @@ private:
         }
         _qps.for_each([&](uint32_t, QueuePair& qp) { fn(qp); });
     }
+    Timer* find_timer(uint32_t id) const;
+    void receive_own(int64_t now);
     void dispatch(const Packet& packet);
     static bool is_from_peer(const QueuePair& qp, const Packet& packet);
     bool transmit(QueuePair& qp);
@@ -136,6 +138,7 @@ private:
     std::vector<uint8_t> _generation; // by QP id
     int64_t _stopped_at = 0;          // nanoseconds
     std::vector<uint8_t> _refusals;   // by QP id: RNR NAKs sent since the stop
+    std::vector<uint8_t> _loopback_frame; // the one being received
 };
 
 } // namespace rdma::roce

@@ -244,6 +244,7 @@ int Engine::destroy_qp(uint32_t id)
         _gsi.reset();
     } else {
         _qps.erase(id);
+        _ctx.timers.tidy([this](uint32_t owner) { return find_timer(owner); });
     }
     return 0;
 }

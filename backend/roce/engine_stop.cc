@@ -50,9 +50,7 @@ uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
 void Engine::stop(int64_t now)
 {
     while (!_ctx.loopback.empty()) {
-        Context::Frame frame = _ctx.loopback.front();
-        _ctx.loopback.pop_front();
-        receive(std::span(frame.bytes).first(frame.size), now);
+        receive_own(now);
     }
     if (!_ctx.overrun_cqs.empty()) {
         fail_qps_of_overrun_cqs();

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "wire.h"
@@ -58,6 +59,7 @@ public:
                                                   : NetworkType::ipv6;
         forget(_entries[index]);
         _entries[index] = {true, gid, network, vlan ? vlan : vlan_seen(gid), vlan.has_value()};
+        _end = std::max<size_t>(_end, index + 1);
         return 0;
     }
     // An entry as it was saved. False where it makes no sense.
@@ -72,6 +74,7 @@ public:
         }
         _entries[index] = entry;
         _entries[index].valid = true;
+        _end = std::max<size_t>(_end, index + 1);
         return true;
     }
     int remove(uint32_t index)
@@ -112,7 +115,7 @@ public:
     // known, any; learn() then takes it for known.
     bool is_vlan_ok(const ibv_gid& gid, uint16_t vlan) const
     {
-        return std::ranges::any_of(_entries, [&](const Entry& e) {
+        return std::ranges::any_of(used(), [&](const Entry& e) {
             return e.valid && same_gid(e.gid, gid) && e.vlan.value_or(vlan) == vlan;
         });
     }
@@ -132,16 +135,20 @@ public:
     bool owns(const ibv_gid& gid) const
     {
         return std::ranges::any_of(
-            _entries, [&](const Entry& e) { return e.valid && same_gid(e.gid, gid); });
+            used(), [&](const Entry& e) { return e.valid && same_gid(e.gid, gid); });
     }
     bool owns(const ibv_gid& gid, NetworkType network) const
     {
-        return std::ranges::any_of(_entries, [&](const Entry& e) {
+        return std::ranges::any_of(used(), [&](const Entry& e) {
             return e.valid && e.network == network && same_gid(e.gid, gid);
         });
     }
 
 private:
+    // The entries up to the highest that has been valid: a guest has few of them,
+    // and every packet looks for one.
+    std::span<const Entry> used() const { return std::span(_entries).first(_end); }
+
     // Addresses seen that are no GIDs, or not yet: the newest.
     static constexpr size_t max_seen = 64;
     struct Seen {
@@ -179,6 +186,7 @@ private:
     }
 
     std::vector<Entry> _entries;
+    size_t _end = 0;
     std::vector<Seen> _seen;
     size_t _oldest = 0; // of _seen, once it is full
 };

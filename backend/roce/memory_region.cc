@@ -65,8 +65,8 @@ bool for_each_piece(std::span<const ibv_sge> sges, uint64_t offset, uint64_t siz
 } // namespace
 
 MemoryRegions::MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory)
-    // Id 0 is kept free so that no region has key 0.
-    : _max_mr_size(max_mr_size), _memory(memory), _table(max_mr, 1)
+    // Ids begin with 1, so that no region has key 0.
+    : _max_mr_size(max_mr_size), _memory(memory), _table(max_mr + 1, 1)
 {}
 
 void MemoryRegions::clear()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "packet.h"
 
-#include <libdeflate.h>
+#include <isa-l/crc.h>
 
 #include <algorithm>
 #include <cstring>
@@ -79,8 +79,8 @@ uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
     std::memcpy(bth, rest.data(), sizeof(Bth));
     bth[offsetof(Bth, congestion)] = 0xff;
     size_t masked_size = 8 + network_headers.size() + sizeof(Bth);
-    uint32_t crc = libdeflate_crc32(0, masked.data(), masked_size);
-    return libdeflate_crc32(crc, rest.data() + sizeof(Bth), rest.size() - sizeof(Bth));
+    uint32_t crc = crc32_gzip_refl(0, masked.data(), masked_size);
+    return crc32_gzip_refl(crc, rest.data() + sizeof(Bth), rest.size() - sizeof(Bth));
 }
 
 // The one's complement sum of the header's words, folded (RFC 791).

@@ -136,7 +136,7 @@ bool Requester::accept(QueuePair& qp)
         return false;
     }
     const ibv_send_wr& wr = _scratch.wr;
-    SendWqe& wqe = req.sq.push_back();
+    SendWqe& wqe = req.sq.push_back(_ctx.wqe_slots);
     wqe.wr_id = wr.wr_id;
     wqe.opcode = _scratch.opcode;
     wqe.send_flags = wr.send_flags;

@@ -145,7 +145,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         }
         if (resource.atomic) {
             truncate_responses(qp, packet.psn);
-            Response& again = resp.responses.push_back();
+            Response& again = resp.responses.push_back(_ctx.response_slots);
             again = {Response::Kind::atomic, true, 0, packet.psn, 1, false, 0, 0, 0,
                      resource.original};
         } else {
@@ -411,7 +411,7 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
         return;
     }
     remember(qp, {true, packet.psn, 1, original});
-    qp.resp.responses.push_back() = {Response::Kind::atomic, false, 0, packet.psn, 1, false, 0, 0,
+    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::atomic, false, 0, packet.psn, 1, false, 0, 0,
                                      0, original};
     accepted(qp, packet, 1, true);
     _ctx.schedule(qp);
@@ -428,7 +428,7 @@ void Responder::remember(QueuePair& qp, const ResponderResource& resource)
 
 void Responder::push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again)
 {
-    qp.resp.responses.push_back() = {Response::Kind::read,  again,
+    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::read,  again,
                                      0,                     packet.psn,
                                      packets,               false,
                                      packet.remote_address, packet.rkey,
@@ -478,7 +478,7 @@ void Responder::push_nak(QueuePair& qp, uint8_t syndrome)
 
 void Responder::push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn)
 {
-    qp.resp.responses.push_back() = {Response::Kind::acknowledge, false, syndrome, psn, 1, false,
+    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::acknowledge, false, syndrome, psn, 1, false,
                                      0,                           0,     0,        0};
 }
 

@@ -2,7 +2,8 @@
 //
 // Deadlines of queue pairs, one each. Putting a deadline off, which happens
 // with every acknowledgement, costs nothing: the queue's entry stays at the
-// earlier time and is put back when it comes up.
+// earlier time and is put back when it comes up. The queue has at most twice as
+// many entries as owners that wait, and a few.
 #pragma once
 
 #include <algorithm>
@@ -61,15 +62,36 @@ public:
         }
     }
 
+    // Removes what nobody waits for: entries of owners that have gone, and those
+    // that an earlier deadline has superseded, which may lie hours ahead. To be
+    // called now and then; most calls do nothing.
+    template <typename Find>
+    void tidy(Find&& find)
+    {
+        if (_heap.size() < _tidy_at) {
+            return;
+        }
+        std::erase_if(_heap, [&](const Entry& entry) {
+            Timer* timer = find(entry.id);
+            return !timer || timer->queued != entry.deadline;
+        });
+        std::ranges::make_heap(_heap, later);
+        _tidy_at = std::max(min_tidy, 2 * _heap.size());
+    }
+
     void clear() { _heap.clear(); }
+    size_t size() const { return _heap.size(); }
 
 private:
+    static constexpr size_t min_tidy = 64; // entries
+
     struct Entry {
         int64_t deadline;
         uint32_t id;
     };
     static bool later(const Entry& a, const Entry& b) { return a.deadline > b.deadline; }
     std::vector<Entry> _heap;
+    size_t _tidy_at = min_tidy;
 };
 
 } // namespace rdma::roce

@@ -23,9 +23,7 @@ bool Executor::receive(std::span<const uint8_t> frame)
             ++_stats.drop_congestion;
             return true;
         }
-        Frame& copy = _waiting.push_back();
-        std::ranges::copy(frame, copy.bytes.begin());
-        copy.size = frame.size();
+        _waiting.push_back().assign(frame.begin(), frame.end());
         return true;
     }
     _engine->receive(frame, _ops.now(_opaque));
@@ -52,9 +50,10 @@ void Executor::tx_ready()
 void Executor::take_waiting(int64_t now)
 {
     while (!_waiting.empty()) {
-        Frame frame = _waiting.front();
+        // Out of the ring first: more may come meanwhile.
+        _received.swap(_waiting.front());
         _waiting.pop_front();
-        _engine->receive(std::span(frame.bytes).first(frame.size), now);
+        _engine->receive(_received, now);
     }
 }
 

@@ -8,8 +8,8 @@
 // in any case; no other lock is taken.
 #pragma once
 
-#include <array>
 #include <span>
+#include <vector>
 
 #include "engine.h"
 #include "growing_ring.h"
@@ -58,16 +58,13 @@ private:
     // Frames that come while the engine is sending (a network that delivers
     // within its send), kept until it is done.
     static constexpr size_t max_waiting = 256;
-    struct Frame {
-        std::array<uint8_t, roce::max_frame> bytes;
-        size_t size;
-    };
 
     const RdmaHostOps _ops;
     void* _opaque;
     Statistics& _stats;
     roce::Engine* _engine = nullptr;
-    GrowingRing<Frame> _waiting;
+    GrowingRing<std::vector<uint8_t>> _waiting;
+    std::vector<uint8_t> _received; // the one of them being received
     bool _running = false;
     bool _stopped = false;
     bool _refuse = false; // while stopped

@@ -3,12 +3,62 @@
 // A double-ended queue that keeps its memory: it doubles when full and then
 // never allocates again. Elements are reused in place, so that what they own
 // (a vector's capacity) is kept too.
+//
+// Where many rings exist and few are in use at a time, they share a SlotPool:
+// a ring takes slots from it with its first element and gives them back when it
+// is empty, so that an idle ring costs nothing, and a busy one allocates nothing
+// either.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace rdma {
+
+// Slots that no ring uses just now, in arrays of a power of two.
+template <typename T>
+class SlotPool {
+public:
+    // Keeps at most so many slots; what is given back beyond that is freed.
+    explicit SlotPool(size_t max_kept) : _max_kept(max_kept) {}
+
+    std::vector<T> take(size_t slots)
+    {
+        auto& arrays = arrays_of(slots);
+        if (arrays.empty()) {
+            return std::vector<T>(slots);
+        }
+        std::vector<T> array = std::move(arrays.back());
+        arrays.pop_back();
+        _kept -= slots;
+        return array;
+    }
+    void give(std::vector<T>&& array)
+    {
+        if (!array.empty() && _kept + array.size() <= _max_kept) {
+            _kept += array.size();
+            arrays_of(array.size()).push_back(std::move(array));
+        } else {
+            array = {};
+        }
+    }
+    size_t kept() const { return _kept; }
+
+private:
+    std::vector<std::vector<T>>& arrays_of(size_t slots)
+    {
+        return _arrays[static_cast<size_t>(std::countr_zero(slots))];
+    }
+
+    size_t _max_kept;
+    size_t _kept = 0;
+    std::array<std::vector<std::vector<T>>, 32> _arrays; // by the power of two
+};
 
 template <typename T>
 class GrowingRing {
@@ -25,12 +75,29 @@ public:
     T& push_back()
     {
         if (_size == _slots.size()) {
-            grow();
+            resize(std::vector<T>(next_size()));
         }
-        ++_size;
-        return back();
+        return extend();
     }
     void push_back(const T& value) { push_back() = value; }
+    // The same with slots of the pool, where more are needed.
+    T& push_back(SlotPool<T>& pool)
+    {
+        if (_size == _slots.size()) {
+            pool.give(resize(pool.take(next_size())));
+        }
+        return extend();
+    }
+    // Gives the slots back to the pool if the ring is empty.
+    void release(SlotPool<T>& pool)
+    {
+        if (_size == 0 && !_slots.empty()) {
+            _first_size = static_cast<uint32_t>(std::bit_ceil(_most));
+            _most = 0;
+            _head = 0;
+            pool.give(std::exchange(_slots, {}));
+        }
+    }
 
     void pop_front()
     {
@@ -41,19 +108,34 @@ public:
     void clear() { _size = 0; }
 
 private:
-    void grow()
+    static constexpr uint32_t least_size = 4;
+
+    T& extend()
     {
-        std::vector<T> slots(_slots.empty() ? 4 : _slots.size() * 2);
+        ++_size;
+        _most = std::max(_most, static_cast<uint32_t>(_size));
+        return back();
+    }
+    // After a release, as many at once as were in use before.
+    size_t next_size() const
+    {
+        return _slots.empty() ? std::max(_first_size, least_size) : _slots.size() * 2;
+    }
+    // Moves to these slots; returns the former ones.
+    std::vector<T> resize(std::vector<T> slots)
+    {
         for (size_t i = 0; i < _size; ++i) {
-            slots[i] = std::move((*this)[i]);
+            std::swap(slots[i], (*this)[i]);
         }
-        _slots = std::move(slots);
         _head = 0;
+        return std::exchange(_slots, std::move(slots));
     }
 
     std::vector<T> _slots; // a power of two, or none
     size_t _head = 0;
     size_t _size = 0;
+    uint32_t _most = 0;       // elements at a time since the last release
+    uint32_t _first_size = 0; // slots to begin with
 };
 
 } // namespace rdma

@@ -18,11 +18,13 @@ int main(int argc, char** argv)
     std::string server;
     uint16_t port = 18600;
     StreamOptions stream;
+    ScaleOptions scale;
     const std::map<std::string, std::function<void(Peer&)>> suites{
         {"opcodes", verify_opcodes},
         {"maximum", verify_maximum},
         {"datagrams", verify_datagrams},
         {"errors", verify_errors},
+        {"scale", [&](Peer& peer) { verify_scale(peer, scale); }},
         {"stream", [&](Peer& peer) { verify_stream(peer, stream); }},
     };
     std::vector<std::string> names;
@@ -47,6 +49,16 @@ int main(int argc, char** argv)
         ->check(CLI::Range(8, 1 << 20))
         ->capture_default_str();
     group->add_option("--seed", stream.seed)->capture_default_str();
+    auto* many = app.add_option_group("scale", "the same on both sides");
+    many->add_option("--connections", scale.qps, "RC QPs at once")
+        ->check(CLI::Range(0, 65535))
+        ->capture_default_str();
+    many->add_option("--regions", scale.regions, "memory regions at once")->capture_default_str();
+    many->add_option("--rounds", scale.rounds)->capture_default_str();
+    many->add_option("--size", scale.size, "bytes of a message")
+        ->check(CLI::Range(8, 1 << 20))
+        ->capture_default_str();
+    many->add_option("--hold", scale.pipe, "named pipe: waits for a writer between the steps");
     CLI11_PARSE(app, argc, argv);
 
     try {

@@ -24,6 +24,14 @@ struct StreamOptions {
     uint64_t seed = 1;
 };
 
+struct ScaleOptions {
+    unsigned qps = 1000;     // connected at once
+    unsigned regions = 0;    // registered at once before that
+    unsigned rounds = 2;     // of each
+    size_t size = 1024;      // bytes of a message
+    std::string pipe;        // a named pipe: waits for a writer where memory can be looked at
+};
+
 // Every opcode of RC at every size, 1 and 16 pieces at odd offsets.
 void verify_opcodes(Peer& peer);
 // The largest messages.
@@ -33,6 +41,8 @@ void verify_datagrams(Peer& peer);
 // Many QPs, all opcodes mixed, both directions at once: order, no loss, no
 // repeat.
 void verify_stream(Peer& peer, const StreamOptions& options);
+// Very many QPs and regions at once.
+void verify_scale(Peer& peer, const ScaleOptions& options);
 // Bad requests: their status, what becomes of the QPs, and that they can be
 // used again.
 void verify_errors(Peer& peer);

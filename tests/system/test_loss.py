@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests on a network that loses, repeats, delays and corrupts frames."""
+import os
+
+import pytest
+
+from test_programs import both, expect_success, wait_cm_listener
+from vm.fabric import Fabric, run_pair
+from vm.switch import Switch
+
+PROGRAM = "/payload/rdma-verify"
+PORT = 18600
+PERFTEST_PORT = 18515
+FAULTS = {"lose": 0.01, "repeat": 0.005, "reorder": 0.01, "corrupt": 0.002}
+
+
+@pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("pvrdma", "rxe")], ids="-".join)
+def fabric(request, tmp_path_factory, image, payload):
+    """Two guests at a switch, which is set up without faults."""
+    directory = tmp_path_factory.mktemp("loss")
+    switch = Switch(os.environ["RDMA_SWITCH"], directory, 2)
+    pair = Fabric(request.param, directory, image, payload=payload,
+                  each=({"netdev": switch.netdev(0)}, {"netdev": switch.netdev(1)}))
+    pair.switch = switch
+    yield pair
+    pair.stop()
+    switch.stop()
+
+
+@pytest.fixture(autouse=True)
+def faults(fabric):
+    """Has faults on during a test, and fails it if there were none."""
+    before = fabric.switch.stats()
+    fabric.switch.faults(**FAULTS)
+    yield
+    fabric.switch.faults()
+    after = fabric.switch.stats()
+    assert after["lost"] > before["lost"], after
+
+
+def only_pvrdma(fabric, why):
+    if "rxe" in [node.kind for node in fabric.nodes]:
+        pytest.skip(f"rxe: {why}")
+
+
+@pytest.mark.parametrize("options", [
+    "--qps 4 --depth 8 --messages 1000",
+    "--qps 64 --depth 16 --messages 100 --max-size 4096",
+], ids=["four", "sixty-four"])
+def test_stream(fabric, options):
+    only_pvrdma(fabric, "two rxe guests fail it as well where packets are lost")
+    server, client, address, server_gid, client_gid = both(fabric)
+    before = [node.guest.stats() for node in fabric.nodes]
+    expect_success(run_pair(
+        server, client, f"{PROGRAM} -d {server.device} -g {server_gid} stream {options}",
+        f"{PROGRAM} -d {client.device} -g {client_gid} stream {options} {address}", PORT))
+    for node, counters in zip(fabric.nodes, before):
+        after = node.guest.stats()
+        assert after["retransmitted-packets"] > counters["retransmitted-packets"]
+        assert after["drop-icrc"] > counters["drop-icrc"]
+
+
+@pytest.mark.parametrize("test", [
+    "ib_write_bw -s 65536 -n 200", "ib_read_bw -s 65536 -n 200", "ib_send_bw -s 65536 -n 200",
+    "ib_send_lat -s 8 -n 1000",
+])
+def test_perftest(fabric, test):
+    server, client, address, server_gid, client_gid = both(fabric)
+    expect_success(run_pair(server, client, f"{test} -F -d {server.device} -x {server_gid}",
+                            f"{test} -F -d {client.device} -x {client_gid} {address}",
+                            PERFTEST_PORT))
+
+
+def test_rping(fabric):
+    server, client = fabric.nodes
+    serving = server.guest.start(f"rping -s -a {server.ipv4} -v -C 300")
+    wait_cm_listener(server)
+    result = client.guest.run(f"rping -c -a {server.ipv4} -V -v -C 300", timeout=180)
+    assert result.status == 0, result.output
+    assert result.output.count("ping data: rdma-ping-") == 300
+    assert serving.wait().status == 0

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Counts what operator new hands out. Defines the operators: for programs of one
+// source file.
+#pragma once
+
+#include <malloc.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace rdma::test {
+
+inline size_t heap = 0;        // bytes that exist
+inline size_t allocations = 0; // ever made
+
+inline void* counted_allocate(size_t size, size_t alignment)
+{
+    void* memory = aligned_alloc(alignment, (size + alignment - 1) & ~(alignment - 1));
+    if (!memory) {
+        throw std::bad_alloc();
+    }
+    heap += malloc_usable_size(memory);
+    ++allocations;
+    return memory;
+}
+
+inline void counted_release(void* memory)
+{
+    heap -= malloc_usable_size(memory);
+    free(memory);
+}
+
+} // namespace rdma::test
+
+void* operator new(size_t size)
+{
+    return rdma::test::counted_allocate(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+void* operator new(size_t size, std::align_val_t alignment)
+{
+    return rdma::test::counted_allocate(size, static_cast<size_t>(alignment));
+}
+void operator delete(void* memory) noexcept
+{
+    rdma::test::counted_release(memory);
+}
+void operator delete(void* memory, size_t) noexcept
+{
+    rdma::test::counted_release(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept
+{
+    rdma::test::counted_release(memory);
+}
+void operator delete(void* memory, size_t, std::align_val_t) noexcept
+{
+    rdma::test::counted_release(memory);
+}

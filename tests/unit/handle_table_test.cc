@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "handle_table.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+namespace rdma::test {
+namespace {
+
+// Whatever the order of creation and destruction, the lowest free id is handed
+// out, and lookups find what a map finds.
+TEST(HandleTable, HandsOutTheLowestFreeId)
+{
+    constexpr uint32_t first = 2;
+    constexpr uint32_t limit = 300;
+    std::mt19937 random(1);
+    HandleTable<uint64_t> table(limit, first);
+    std::map<uint32_t, uint64_t> model;
+    std::set<uint32_t> free;
+    for (uint32_t id = first; id < limit; ++id) {
+        free.insert(id);
+    }
+    for (uint64_t step = 0; step < 200'000; ++step) {
+        // Now mostly filling, now mostly emptying.
+        bool create = random() % 100 < (step / 1000 % 2 ? 60u : 40u);
+        if (create) {
+            auto [object, id] = table.emplace(step);
+            ASSERT_EQ(object != nullptr, !free.empty());
+            if (object) {
+                ASSERT_EQ(id, *free.begin());
+                ASSERT_EQ(*object, step);
+                free.erase(id);
+                model[id] = step;
+            }
+        } else {
+            auto id = static_cast<uint32_t>(random() % (limit + 10));
+            ASSERT_EQ(table.erase(id), model.erase(id) == 1);
+            if (id >= first && id < limit) {
+                free.insert(id);
+            }
+        }
+        auto id = static_cast<uint32_t>(random() % (limit + 10));
+        auto expected = model.find(id);
+        uint64_t* found = table.find(id);
+        ASSERT_EQ(found != nullptr, expected != model.end());
+        ASSERT_TRUE(!found || *found == expected->second);
+        ASSERT_EQ(table.size(), model.size());
+    }
+}
+
+TEST(HandleTable, AnIdBelowTheFirstNamesNothing)
+{
+    HandleTable<int> table(10, 2);
+    table.emplace(1);
+    EXPECT_EQ(table.find(0), nullptr);
+    EXPECT_EQ(table.find(1), nullptr);
+    EXPECT_FALSE(table.erase(1));
+    EXPECT_FALSE(table.erase(UINT32_MAX));
+}
+
+TEST(HandleTable, ClearForgetsAll)
+{
+    HandleTable<int> table(10);
+    table.emplace(1);
+    table.emplace(2);
+    table.erase(0);
+    table.clear();
+    EXPECT_EQ(table.size(), 0u);
+    EXPECT_EQ(table.find(1), nullptr);
+    EXPECT_EQ(table.emplace(3).second, 0u);
+    EXPECT_EQ(table.emplace(4).second, 1u);
+}
+
+// An object whose construction fails takes no id.
+TEST(HandleTable, AFailedConstructionLeavesTheTableAsItWas)
+{
+    struct Picky {
+        explicit Picky(bool fail)
+        {
+            if (fail) {
+                throw 1;
+            }
+        }
+    };
+    HandleTable<Picky> table(10);
+    table.emplace(false);
+    table.emplace(false);
+    table.erase(0);
+    EXPECT_THROW(table.emplace(true), int);
+    EXPECT_EQ(table.size(), 1u);
+    EXPECT_EQ(table.emplace(false).second, 0u);
+    EXPECT_EQ(table.emplace(false).second, 2u);
+}
+
+} // namespace
+} // namespace rdma::test

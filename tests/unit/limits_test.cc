@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What the device advertises exists, all at once, and every queue pair of it
+// moves data; the next object is refused, memory is in proportion to what
+// exists and comes back.
+#include "counted_heap.h"
+#include "whole_device.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <map>
+#include <random>
+
+namespace rdma::test {
+namespace {
+
+constexpr uint8_t number = 1;
+// QPs 0 and 1 are the SMI's and the GSI's.
+constexpr uint32_t special_qps = 2;
+
+// All objects of one device. Rings and regions of a kind lie in the same guest
+// memory: the device keeps no ring position of its own, so that a guest that
+// uses one queue after the other may do that.
+class Limits : public testing::Test {
+protected:
+    void SetUp() override
+    {
+        device.bring_up();
+        pages = device.qp_pages(shape);
+        cq_pages = device.queue_pages(WholeDevice::cq_pages(cq_slots));
+        srq_pages = device.queue_pages(1);
+        buffer = device.ram.pages(1);
+        buffer_directory = device.ram.directory(buffer, 1);
+    }
+
+    Result<uint32_t> make_cq()
+    {
+        return handle_of(device.create_cq(cq_slots, cq_pages));
+    }
+    Result<uint32_t> make_srq() { return device.create_srq(pd, 64, srq_pages); }
+    Result<uint32_t> make_mr()
+    {
+        return handle_of(device.register_memory(pd, buffer, page_size, buffer_directory));
+    }
+    Result<uint32_t> make_qp()
+    {
+        auto qp = device.create_qp(shape, pd, cq.handle, pages);
+        if (qp) {
+            qps[qp->handle] = *qp;
+        }
+        return handle_of(qp);
+    }
+    template <typename Object>
+    static Result<uint32_t> handle_of(const Result<Object>& object)
+    {
+        if (!object) {
+            return std::unexpected(object.error());
+        }
+        return object->handle;
+    }
+    // ENOMEM and nothing else.
+    template <typename Make>
+    static void expect_full(Make&& make)
+    {
+        Result<uint32_t> handle = make();
+        EXPECT_EQ(handle ? 0 : handle.error(), ENOMEM);
+    }
+
+    // Creates objects until there are count of them, then one too many; returns
+    // the heap bytes of each.
+    template <typename Make>
+    size_t fill(std::vector<uint32_t>& handles, size_t count, Make&& make)
+    {
+        handles.reserve(count);
+        size_t before = heap;
+        while (handles.size() < count) {
+            auto handle = make();
+            if (!handle) {
+                ADD_FAILURE() << handles.size() << " of " << count << ": " << handle.error();
+                return 0;
+            }
+            handles.push_back(*handle);
+        }
+        size_t each = (heap - before) / count;
+        expect_full(make);
+        return each;
+    }
+
+    // One is destroyed, in the middle of the others; there is room for one again.
+    template <typename Make>
+    void replace_one(std::vector<uint32_t>& handles, Command destroy, Make&& make)
+    {
+        uint32_t& victim = handles[handles.size() / 2];
+        EXPECT_EQ(device.destroy(destroy, victim), 0);
+        auto handle = make();
+        ASSERT_TRUE(handle.has_value()) << handle.error();
+        victim = *handle;
+        expect_full(make);
+    }
+
+    void destroy_all(std::vector<uint32_t>& handles, Command destroy)
+    {
+        for (uint32_t handle : handles) {
+            ASSERT_EQ(device.destroy(destroy, handle), 0) << handle;
+        }
+        handles.clear();
+    }
+
+    // A SEND of one QP to another, whose queues lie in the same memory.
+    void expect_message(const DeviceQp& from, const DeviceQp& to)
+    {
+        device.ram.at<std::array<RingState, 2>>(pages.state) = {};
+        uint64_t source = buffer + 64;
+        device.ram.at<uint64_t>(source) = from.handle * 0x9e3779b97f4a7c15;
+        device.ram.at<uint64_t>(buffer) = 0;
+        device.post_recv(to, to.handle, buffer, 8, key);
+        device.post_send(from, wr_send, from.handle, source, 8, key);
+        device.ring_send(from);
+        uint32_t completed = 0;
+        while (const Cqe* cqe = device.poll(cq)) {
+            ASSERT_EQ(cqe->status, 0u);
+            ASSERT_EQ(cqe->wr_id, cqe->qp);
+            ASSERT_EQ(cqe->qp, cqe->opcode == wc_recv ? to.handle : from.handle);
+            ++completed;
+        }
+        ASSERT_EQ(completed, 2u);
+        ASSERT_EQ(device.ram.at<uint64_t>(buffer), device.ram.at<uint64_t>(source));
+    }
+
+    void connect_in_pairs(const std::vector<uint32_t>& handles)
+    {
+        for (size_t i = 0; i < handles.size(); ++i) {
+            device.connect(qps[handles[i]], number, qps[handles[i ^ 1]].qpn);
+        }
+    }
+    void send_both_ways(const std::vector<uint32_t>& handles)
+    {
+        for (size_t i = 0; i < handles.size(); ++i) {
+            ASSERT_NO_FATAL_FAILURE(expect_message(qps[handles[i]], qps[handles[i ^ 1]]))
+                << "QP " << handles[i];
+        }
+    }
+
+    static constexpr uint32_t cq_slots = 64;
+    const QueueShape shape{};
+    WholeDevice device{number};
+    QueuePages pages{};
+    QueuePages cq_pages{};
+    QueuePages srq_pages{};
+    uint64_t buffer = 0;
+    uint64_t buffer_directory = 0;
+    uint32_t pd = 0;
+    DeviceCq cq{};
+    uint32_t key = 0;
+    std::map<uint32_t, DeviceQp> qps; // by handle
+};
+
+TEST_F(Limits, ADeviceAtRestTakesNothingForWhatItAdvertises)
+{
+    size_t before = heap;
+    WholeDevice another(2);
+    another.bring_up();
+    EXPECT_LT(heap - before, 64u << 10);
+}
+
+TEST_F(Limits, AllThatIsAdvertisedExistsAtOnceAndWorks)
+{
+    const DeviceCaps& caps = device.caps;
+    std::vector<uint32_t> pds, cqs, srqs, mrs, qp_handles;
+
+    size_t pd_bytes = fill(pds, caps.max_pd, [this] { return device.create_pd(); });
+    pd = pds[0];
+    size_t cq_bytes = fill(cqs, caps.max_cq, [this] { return make_cq(); });
+    cq = {cqs[0], cq_pages, cq_slots};
+    size_t srq_bytes = fill(srqs, caps.max_srq, [this] { return make_srq(); });
+    size_t mr_bytes = fill(mrs, caps.max_mr, [this] { return make_mr(); });
+    qp_handles.reserve(caps.max_qp);
+    for (uint32_t i = 0; i < caps.max_qp; ++i) {
+        qps[i]; // so that the map's nodes are not counted
+    }
+    size_t qp_bytes = fill(qp_handles, caps.max_qp - special_qps, [this] { return make_qp(); });
+    RecordProperty("bytes_per_pd", std::to_string(pd_bytes));
+    RecordProperty("bytes_per_cq", std::to_string(cq_bytes));
+    RecordProperty("bytes_per_srq", std::to_string(srq_bytes));
+    RecordProperty("bytes_per_mr", std::to_string(mr_bytes));
+    RecordProperty("bytes_per_qp", std::to_string(qp_bytes));
+    EXPECT_LE(pd_bytes, 64u);
+    EXPECT_LE(cq_bytes, 160u);
+    EXPECT_LE(srq_bytes, 160u);
+    EXPECT_LE(mr_bytes, 192u);
+    EXPECT_LE(qp_bytes, 2048u);
+
+    // No object more, but one in another's place.
+    replace_one(pds, cmd_destroy_pd, [this] { return device.create_pd(); });
+    replace_one(cqs, cmd_destroy_cq, [this] { return make_cq(); });
+    replace_one(srqs, cmd_destroy_srq, [this] { return make_srq(); });
+    replace_one(mrs, cmd_destroy_mr, [this] { return make_mr(); });
+    replace_one(qp_handles, cmd_destroy_qp, [this] { return make_qp(); });
+
+    // While they all exist, every QP sends and receives.
+    EXPECT_EQ(device.destroy(cmd_destroy_mr, mrs.back()), 0);
+    mrs.pop_back();
+    auto mr = device.register_memory(pd, buffer, page_size, buffer_directory);
+    ASSERT_TRUE(mr.has_value());
+    mrs.push_back(mr->handle);
+    key = mr->lkey;
+    size_t before = heap;
+    connect_in_pairs(qp_handles);
+    ASSERT_NO_FATAL_FAILURE(send_both_ways(qp_handles));
+    EXPECT_EQ(device.events(), 0u);
+    // What they have needed for that they have given back, but for their timers'
+    // entries.
+    EXPECT_LT(heap - before, 32 * qp_handles.size());
+
+    // Without order, from the front, from the back.
+    std::shuffle(qp_handles.begin(), qp_handles.end(), std::minstd_rand(1));
+    destroy_all(qp_handles, cmd_destroy_qp);
+    destroy_all(mrs, cmd_destroy_mr);
+    destroy_all(srqs, cmd_destroy_srq);
+    std::ranges::reverse(cqs);
+    destroy_all(cqs, cmd_destroy_cq);
+    destroy_all(pds, cmd_destroy_pd);
+
+    // All of it again.
+    fill(pds, caps.max_pd, [this] { return device.create_pd(); });
+    fill(cqs, caps.max_cq, [this] { return make_cq(); });
+    fill(srqs, caps.max_srq, [this] { return make_srq(); });
+    fill(mrs, caps.max_mr, [this] { return make_mr(); });
+    fill(qp_handles, caps.max_qp - special_qps, [this] { return make_qp(); });
+}
+
+TEST_F(Limits, WhatIsDestroyedGivesItsMemoryBack)
+{
+    pd = device.create_pd().value();
+    cq = device.create_cq(cq_slots, cq_pages).value();
+    size_t round[3];
+    for (size_t& bytes : round) {
+        std::vector<uint32_t> mrs(100'000);
+        std::vector<uint32_t> qp_handles(10'000);
+        std::ranges::generate(mrs, [this] { return make_mr().value(); });
+        std::ranges::generate(qp_handles, [this] { return make_qp().value(); });
+        auto mr = device.register_memory(pd, buffer, page_size, buffer_directory).value();
+        key = mr.lkey;
+        connect_in_pairs(qp_handles);
+        ASSERT_NO_FATAL_FAILURE(send_both_ways(qp_handles));
+        ASSERT_EQ(device.destroy(cmd_destroy_mr, mr.handle), 0);
+        destroy_all(qp_handles, cmd_destroy_qp);
+        destroy_all(mrs, cmd_destroy_mr);
+        bytes = heap;
+    }
+    EXPECT_EQ(round[2], round[1]);
+}
+
+// A guest that has asked for as much as it gets and is reset leaves nothing.
+TEST_F(Limits, ResetGivesAllMemoryBack)
+{
+    auto use = [this] {
+        pd = device.create_pd().value();
+        cq = device.create_cq(cq_slots, cq_pages).value();
+        for (int i = 0; i < 1000; ++i) {
+            make_mr().value();
+            make_qp().value();
+        }
+        device.reset();
+        return heap;
+    };
+    use();
+    device.bring_up();
+    size_t first = use();
+    device.bring_up();
+    EXPECT_EQ(use(), first);
+}
+
+} // namespace
+} // namespace rdma::test
