@@ -5,9 +5,10 @@ import json
 import pathlib
 
 from .guest import Guest
+from .migration import Migration
 
 MTU = 4500
-KINDS = ("pvrdma", "rxe")
+KINDS = ("pvrdma", "rxe", "vmxnet3")  # the last: the card alone
 
 
 class Node:
@@ -15,12 +16,12 @@ class Node:
 
     index: 1 or 2, the last part of its addresses. netdev: QEMU's -netdev without an id; None: datagrams
     between two nodes of this folder. pvrdma: properties of the device. slot: where card and device
-    go, {"bus": ..., "addr": ...}. plugged: False boots without them, configure() plugs them. The rest
-    goes to Guest.
+    go, {"bus": ..., "addr": ...}. plugged: False boots without them, configure() plugs them. spare: the
+    netdev of the place that it can migrate to. make_guest: Guest, or the like. The rest goes to it.
     """
 
     def __init__(self, kind, index, directory, image, netdev=None, pvrdma=None, slot=None, plugged=True,
-                 name=None, arguments=(), **options):
+                 spare=None, make_guest=Guest, name=None, arguments=(), **options):
         self.kind = kind
         self.gid_type = "IB/RoCE v1" if (pvrdma or {}).get("roce") == "v1" else "RoCE v2"
         self.index = index
@@ -28,27 +29,50 @@ class Node:
         self.ipv6 = f"fd00::{index}"
         directory = pathlib.Path(directory)
         peer = 3 - index
-        netdev = netdev or (f"dgram,local.type=unix,local.path={directory}/net{index},"
-                            f"remote.type=unix,remote.path={directory}/net{peer}")
+        self.netdev = netdev or (f"dgram,local.type=unix,local.path={directory}/net{index},"
+                                 f"remote.type=unix,remote.path={directory}/net{peer}")
+        self.spare = spare
         slot = slot or {"addr": "5"}
         mac = f"52:54:00:00:00:0{index}"
         # In the order of hot-plugging: function 0 last.
-        if kind == "pvrdma":
+        if kind in ("pvrdma", "vmxnet3"):
             self.devices = [
                 {"driver": "pvrdma", "id": "rdma0", **slot, "addr": slot["addr"] + ".1", **(pvrdma or {})},
                 {"driver": "vmxnet3", "id": "nic0", "netdev": "n0", "mac": mac, **slot,
                  "addr": slot["addr"] + ".0", "multifunction": True}]
             self.device = "vmw_pvrdma0"
+            if kind == "vmxnet3":
+                del self.devices[0]
         else:
             self.devices = [{"driver": "virtio-net-pci", "netdev": "n0", "mac": mac, **slot,
                              "host_mtu": MTU}]
             self.device = "rxe0"
-        arguments = [*arguments, "-netdev", f"{netdev},id=n0"]
+        self._common = list(arguments)
         self.plugged = plugged
-        if plugged:
-            for device in reversed(self.devices):
-                arguments += ["-device", json.dumps(device)]
-        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, **options)
+        self.guest = make_guest(name or f"{kind}{index}", directory, image,
+                                self.arguments(self.netdev), **options)
+
+    def arguments(self, netdev, **properties):
+        """QEMU's for the node at this netdev; properties: other ones of its first device."""
+        devices = [{**self.devices[0], **properties}, *self.devices[1:]]
+        return [*self._common, "-netdev", f"{netdev},id=n0",
+                *(word for device in reversed(devices if self.plugged else [])
+                  for word in ("-device", json.dumps(device)))]
+
+    def migration(self, extra=(), properties=None, **options):
+        """A Migration to the node's other place, which is ready to begin.
+
+        extra: arguments, properties: of the device, for QEMU there.
+        """
+        arguments = self.arguments(self.spare, **(properties or {})) + list(extra)
+        return Migration(self.guest, arguments, on_arrival=self.swap_places, **options)
+
+    def migrate(self, **options):
+        """Migrates the guest to its other place; returns query-migrate's answer."""
+        return self.migration(**options).run()
+
+    def swap_places(self):
+        self.netdev, self.spare = self.spare, self.netdev
 
     def plug(self):
         """Hot-plugs card and device."""
@@ -75,7 +99,7 @@ class Node:
         if not self.plugged:
             self.plug()
         guest.check(
-            f"modprobe {'vmxnet3' if self.kind == 'pvrdma' else 'virtio_net'} && "
+            f"modprobe {'virtio_net' if self.kind == 'rxe' else 'vmxnet3'} && "
             "modprobe -a ib_uverbs rdma_ucm ib_umad && "
             "until [ -e /sys/class/net/eth0 ]; do :; done && "
             f"ip link set eth0 mtu {MTU} up && ip addr add {self.ipv4}/24 dev eth0 && "
@@ -85,6 +109,8 @@ class Node:
     def configure_driver(self):
         """Brings the RDMA device up where the network is."""
         guest = self.guest
+        if self.kind == "vmxnet3":
+            return
         if self.kind == "pvrdma":
             guest.check("modprobe vmw_pvrdma")
         else:
