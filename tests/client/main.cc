@@ -25,6 +25,7 @@ int main(int argc, char** argv)
         {"datagrams", verify_datagrams},
         {"errors", verify_errors},
         {"scale", [&](Peer& peer) { verify_scale(peer, scale); }},
+        {"patience", verify_patience},
         {"stream", [&](Peer& peer) { verify_stream(peer, stream); }},
     };
     std::vector<std::string> names;
@@ -44,7 +45,7 @@ int main(int argc, char** argv)
         ->check(CLI::Range(1, 4096))
         ->capture_default_str();
     group->add_option("--messages", stream.messages, "per QP and direction")->capture_default_str();
-    group->add_option("--seconds", stream.seconds, "go on for so long instead");
+    group->add_option("--seconds", stream.seconds, "go on for so long instead, or until SIGTERM");
     group->add_option("--max-size", stream.max_size, "bytes")
         ->check(CLI::Range(8, 1 << 20))
         ->capture_default_str();

@@ -9,6 +9,7 @@
 //   atomics        on words that only this QP's requester uses: what returns
 //                  must be what its requests so far, each done once, make it
 #include <chrono>
+#include <csignal>
 #include <deque>
 #include <optional>
 
@@ -21,8 +22,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+volatile std::sig_atomic_t is_terminated = 0;
+
 constexpr unsigned max_pieces = 3;
 constexpr size_t word = 8;
+constexpr std::chrono::milliseconds report_interval{250};
 
 // What request n is.
 struct Request {
@@ -312,7 +316,7 @@ public:
                 all_received = all_received && channel.received() == (*to_receive)[i];
             }
             poll();
-            if (!stopping && Clock::now() >= end) {
+            if (!stopping && (Clock::now() >= end || is_terminated)) {
                 stopping = true;
                 for (size_t i = 0; i < _channels.size(); ++i) {
                     limits[i] = _channels[i]->posted() + 1; // the last one is signaled
@@ -321,7 +325,8 @@ public:
             }
             if (_options.seconds != 0 && Clock::now() >= report) {
                 print("so far");
-                report += std::chrono::seconds(1);
+                _gap_since_report = {};
+                report += report_interval;
             }
             if (all_idle && !told) {
                 told = true;
@@ -366,6 +371,7 @@ private:
             if (n > 0) {
                 auto now = Clock::now();
                 _longest_gap = std::max(_longest_gap, now - _last_news);
+                _gap_since_report = std::max(_gap_since_report, now - _last_news);
                 _last_news = now;
             }
         }
@@ -377,13 +383,18 @@ private:
     {
         uint64_t requests = 0;
         uint64_t received = 0;
+        uint64_t least = UINT64_MAX;
         for (auto& channel : _channels) {
             requests += channel->posted();
             received += channel->received();
+            least = std::min(least, channel->received());
         }
-        fmt::print("stream: {}: {} requests, {} messages received, longest gap {:.1f} ms\n", when,
-                   requests, received,
-                   std::chrono::duration<double, std::milli>(_longest_gap).count());
+        auto ms = [](Clock::duration gap) {
+            return std::chrono::duration<double, std::milli>(gap).count();
+        };
+        fmt::print("stream: {}: {} requests, {} messages received, {} at least on each QP, longest gap "
+                   "{:.1f} ms, {:.1f} ms since the last report\n",
+                   when, requests, received, least, ms(_longest_gap), ms(_gap_since_report));
         std::fflush(stdout);
     }
 
@@ -393,13 +404,17 @@ private:
     OwnedCq _recv_cq;
     std::vector<std::unique_ptr<Channel>> _channels;
     Clock::time_point _last_news;
-    Clock::duration _longest_gap{};
+    Clock::duration _longest_gap{}; // between two completions of any QP
+    Clock::duration _gap_since_report{};
 };
 
 } // namespace
 
 void verify_stream(Peer& peer, const StreamOptions& options)
 {
+    if (options.seconds != 0) {
+        std::signal(SIGTERM, [](int) { is_terminated = 1; });
+    }
     Stream(peer, options).run();
 }
 

@@ -19,7 +19,7 @@ struct StreamOptions {
     unsigned qps = 8;
     unsigned depth = 32;      // requests outstanding per QP
     unsigned messages = 500;  // per QP and direction, unless seconds is given
-    unsigned seconds = 0;     // how long to go on
+    unsigned seconds = 0;     // how long to go on, unless SIGTERM comes before
     size_t max_size = 16384;  // bytes of a message
     uint64_t seed = 1;
 };
@@ -43,6 +43,9 @@ void verify_datagrams(Peer& peer);
 void verify_stream(Peer& peer, const StreamOptions& options);
 // Very many QPs and regions at once.
 void verify_scale(Peer& peer, const ScaleOptions& options);
+// A client without patience (retry_cnt 1, timeout 10) sends a message for each
+// line of its standard input, until the line "end".
+void verify_patience(Peer& peer);
 // Bad requests: their status, what becomes of the QPs, and that they can be
 // used again.
 void verify_errors(Peer& peer);

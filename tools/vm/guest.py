@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One virtual machine: boot, run commands, watch its kernel, shut down."""
 import collections
+import contextlib
 import json
-import os
 import pathlib
 import queue
 import re
-import signal
-import socket
-import subprocess
 import threading
+import time
 
-from .qmp import Qmp
-
-TOP = pathlib.Path(__file__).resolve().parents[2]
-QEMU = TOP / "tools" / "qemu-system-x86_64"
+from .qemu import Qemu
 
 # What a healthy kernel never prints.
 KERNEL_TROUBLE = re.compile(
@@ -23,6 +18,8 @@ KERNEL_TROUBLE = re.compile(
     r"Call Trace:|UBSAN:|KASAN:")
 
 BOOT_TIMEOUT = 180  # seconds; 6 are usual
+READY = b'{"ready": true}'  # the agent's first line
+LOST = -1  # status of a process whose guest has restarted
 
 Result = collections.namedtuple("Result", "status output")
 
@@ -71,14 +68,26 @@ class Process:
                              f"without {pattern!r}:\n{self.output}")
         return found
 
+    def wait_until(self, condition, timeout=60):
+        """Until the condition holds for the output so far."""
+        self._wait(lambda: condition(self.output) or self.status is not None, timeout, "progress")
+        if not condition(self.output):
+            raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status}:\n{self.output}")
+
     def kill(self):
         self.guest._send({"id": self.number, "kill": True})
 
 
 class Guest:
-    """A VM. arguments: QEMU's, beside the ones every guest has."""
+    """A VM.
 
-    def __init__(self, name, directory, image, arguments, memory="1G", payload=None):
+    arguments: QEMU's, beside the ones every guest has. append: arguments for the kernel.
+    reboot: whether the guest may restart; otherwise QEMU ends when it does. prefix: of QEMU's
+    command.
+    """
+
+    def __init__(self, name, directory, image, arguments, memory="1G", payload=None, machine="pc",
+                 append="", reboot=False, prefix=()):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -87,53 +96,56 @@ class Guest:
         self.failure = None
         self._processes = {}
         self._number = 0
+        self._started = 0
         self._ready = threading.Event()
-        self._lock = threading.Lock()
-        self._start(pathlib.Path(image), arguments, memory, payload)
-
-    def _start(self, image, arguments, memory, payload):
-        agent_path = str(self.directory / f"{self.name}.agent")
-        qmp_path = str(self.directory / f"{self.name}.qmp")
-        for path in (agent_path, qmp_path):
-            pathlib.Path(path).unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(agent_path)
-        listener.listen(1)
-        listener.settimeout(BOOT_TIMEOUT)
-        command = [
-            str(QEMU), "-nodefaults", "-nographic", "-accel", "tcg,thread=multi", "-m", memory,
-            "-cpu", "max", "-kernel", str(image / "vmlinuz"),
-            "-initrd", str(image / "initramfs.img"),
-            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 guest={self.name}",
-            "-no-reboot", "-serial", f"file:{self.serial_log}",
-            "-qmp", f"unix:{qmp_path},server=on,wait=off",
+        self._lock = threading.RLock()
+        self._qemus = queue.SimpleQueue()
+        self._prefix = prefix
+        self._machine = [
+            "-machine", machine, *([] if reboot else ["-no-reboot"]),
+            "-accel", "tcg,thread=multi", "-m", memory, "-cpu", "max",
+            "-kernel", f"{image}/vmlinuz", "-initrd", f"{image}/initramfs.img",
+            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check guest={self.name} {append}",
+            "-chardev", f"file,id=serial,path={self.serial_log},append=on", "-serial", "chardev:serial",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
-            "-device", "virtio-serial-pci,max_ports=2", "-chardev", f"socket,id=agent,path={agent_path}",
+            "-device", "virtio-serial-pci,max_ports=2",
             "-device", "virtserialport,chardev=agent,name=agent",
         ]
         if payload:
-            command += ["-drive", f"if=virtio,format=raw,readonly=on,file={payload}"]
-        with open(self.qemu_log, "wb") as log:
-            self.process = subprocess.Popen(command + list(arguments), stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=subprocess.STDOUT)
-        threading.Thread(target=self._watch_qemu, daemon=True).start()
-        while True:
-            listener.settimeout(1)
-            try:
-                self._agent, _ = listener.accept()
-                break
-            except TimeoutError:
-                if self.process.poll() is not None:
-                    raise GuestError(f"{self.name}: QEMU ended at once:\n"
-                                     f"{self.qemu_log.read_text()}") from None
-        listener.close()
-        self._agent.settimeout(None)
-        self.qmp = Qmp(qmp_path)
+            self._machine += ["-drive", f"if=virtio,format=raw,readonly=on,file={payload}"]
+        self._arguments = list(arguments)
+        for log in (self.serial_log, self.qemu_log):
+            log.unlink(missing_ok=True)
+        self.qemu = None
+        self.adopt(self.start_qemu())
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def _watch_qemu(self):
-        status = self.process.wait()
-        self._fail(f"QEMU ended with {status}: {self.qemu_log.read_text(errors='replace')}")
+    def start_qemu(self, arguments=None, extra=()):
+        """Another QEMU with the guest's machine; arguments: None, the same as ever."""
+        self._started += 1
+        return Qemu(f"{self.name}.{self._started}", self.directory, self.qemu_log,
+                    [*self._machine, *(self._arguments if arguments is None else arguments), *extra],
+                    self._prefix)
+
+    def adopt(self, qemu):
+        """The guest runs in this QEMU from now on; the one before may end."""
+        self.qemu = qemu
+        threading.Thread(target=self._watch, args=(qemu,), daemon=True).start()
+        self._qemus.put(qemu)
+
+    @property
+    def process(self):
+        """QEMU's."""
+        return self.qemu.process
+
+    @property
+    def qmp(self):
+        return self.qemu.qmp
+
+    def _watch(self, qemu):
+        status = qemu.process.wait()
+        if qemu is self.qemu:
+            self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def _fail(self, reason):
         self.failure = self.failure or reason
@@ -143,25 +155,54 @@ class Guest:
 
     def _receive(self):
         pending = b""
-        while chunk := self._agent.recv(65536):
-            pending += chunk
-            *lines, pending = pending.split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                if "ready" in message:
-                    self._ready.set()
-                else:
-                    self._processes[message["id"]]._feed(message)
+        while True:
+            # What a QEMU has sent before its end comes before what the next one sends.
+            qemu = self._qemus.get()
+            while chunk := qemu.receive():
+                pending += chunk
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    self._take(line)
+
+    def _take(self, line):
+        # After a restart what the last line was to be is lost.
+        message = json.loads(READY if line.endswith(READY) else line)
+        if "ready" in message:
+            self._lose_processes()
+            self._ready.set()
+        else:
+            self._processes[message["id"]]._feed(message)
+
+    def _lose_processes(self):
+        for process in list(self._processes.values()):
+            if process.status is None:
+                process._feed({"status": LOST})
 
     def _send(self, message):
         with self._lock:
-            self._agent.sendall(json.dumps(message).encode() + b"\n")
+            self.qemu.agent.sendall(json.dumps(message).encode() + b"\n")
+
+    @contextlib.contextmanager
+    def silence(self):
+        """Nothing is on its way to the guest's agent, and nothing is sent to it meanwhile."""
+        with self._lock:
+            self.check("true")
+            yield
 
     def wait_ready(self):
         """Until the guest takes commands."""
         if not self._ready.wait(BOOT_TIMEOUT) or self.failure:
             raise GuestError(f"{self.name} did not boot: {self.failure}\n"
                              f"{self.serial_log.read_text(errors='replace')[-4000:]}")
+
+    def restart(self, action):
+        """Runs action, which makes the guest restart, and waits until it takes commands again.
+
+        What ran in the guest ends with the status LOST.
+        """
+        self._ready.clear()
+        action()
+        self.wait_ready()
 
     def start(self, command):
         """Starts a shell command; returns its Process."""
@@ -193,17 +234,19 @@ class Guest:
         log = self.serial_log.read_text(errors="replace")
         return [line for line in log.splitlines() if KERNEL_TROUBLE.search(line)]
 
-    def stats(self):
-        """The counters of the guest's pvrdma device."""
-        return self.qmp.command("qom-get", path="/machine/peripheral/rdma0", property="stats")
+    def wait_stats(self, condition, timeout=60, device="rdma0"):
+        """Until the counters of a pvrdma device of the guest meet a condition; returns them."""
+        end = time.monotonic() + timeout
+        while not condition(stats := self.stats(device)):
+            if time.monotonic() > end or self.failure:
+                raise GuestError(f"{self.name}: {self.failure or 'counters still are'} {stats}")
+        return stats
+
+    def stats(self, device="rdma0"):
+        """The counters of a pvrdma device of the guest."""
+        return self.qmp.command("qom-get", path=f"/machine/peripheral/{device}", property="stats")
 
     def stop(self):
         """Ends the VM at once."""
         self.failure = self.failure or "stopped"
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.qemu.stop()

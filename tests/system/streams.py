@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Traffic of the verifying client that goes on until it is told to end."""
+import re
+
+from vm.guest import GuestError
+
+PROGRAM = "/payload/rdma-verify"
+PORT = 18600
+ENDLESS = 100000  # seconds
+REPORT = re.compile(r"^stream: so far: .* (\d+) at least on each QP, longest gap ([\d.]+) ms, "
+                    r"([\d.]+) ms since the last report\n", re.M)
+
+
+class Stream:
+    """`rdma-verify stream` between two nodes, or from one to itself.
+
+    options: rdma-verify's, for both. quiet: the programs print nothing before their end, so that
+    nobody can expect_progress().
+    """
+
+    def __init__(self, server, client, options, quiet=False, port=PORT):
+        options = f"stream --seconds {ENDLESS} --port {port} {options}"
+        output = " >/tmp/stream.$$ 2>&1 || { cat /tmp/stream.$$; exit 1; }" if quiet else ""
+        self._processes = [server.guest.start(
+            f"{PROGRAM} -d {server.device} -g {server.gid_index(server.ipv4)} {options}{output}")]
+        server.guest.wait_listening(port)
+        self._processes.append(client.guest.start(
+            f"{PROGRAM} -d {client.device} -g {client.gid_index(client.ipv4)} {options} "
+            f"{server.ipv4}{output}"))
+        if not quiet:
+            self.expect_progress()
+
+    def expect_progress(self, timeout=120):
+        """Until each QP has received something new, at both ends."""
+        for process in self._processes:
+            before = len(reports(process.output))
+
+            def has_progressed(output, before=before):
+                new = reports(output)[before:]
+                return len(new) > 1 and new[-1][0] > new[0][0]
+            process.wait_until(has_progressed, timeout)
+
+    def longest_gaps(self, since=(0, 0)):
+        """The longest time between two completions at server and client, in the reports after so many, in ms."""
+        return [max(gap for _, _, gap in reports(process.output)[start:])
+                for process, start in zip(self._processes, since)]
+
+    def num_reports(self):
+        return [len(reports(process.output)) for process in self._processes]
+
+    def end(self, timeout=120):
+        """Has both ends come to an end, which checks that nothing is missing."""
+        for process in self._processes:
+            process.guest.run("kill -TERM $(pidof rdma-verify)")
+        results = [process.wait(timeout) for process in self._processes]
+        for result in results:
+            if result.status != 0:
+                raise GuestError("".join(
+                    f"{side}, status {r.status}:\n{r.output[-2000:]}\n"
+                    for side, r in zip(("server", "client"), results)))
+
+
+def reports(output):
+    """(messages on the QP with the fewest, longest gap, longest gap since the last report) each time."""
+    return [(int(least), float(longest), float(gap)) for least, longest, gap in REPORT.findall(output)]
