@@ -110,9 +110,11 @@ private:
     void put(T value)
     {
         auto bits = static_cast<uint64_t>(value);
+        uint8_t little_endian[sizeof(Width)];
         for (size_t i = 0; i < sizeof(Width); ++i) {
-            _bytes.push_back(static_cast<uint8_t>(bits >> 8 * i));
+            little_endian[i] = static_cast<uint8_t>(bits >> 8 * i);
         }
+        _bytes.insert(_bytes.end(), little_endian, little_endian + sizeof(Width));
     }
     void leb128(uint64_t value);
 

@@ -348,6 +348,30 @@ public:
         return &ram.at<Cqe>(cq.pages.state + page_size + slot * sizeof(Cqe));
     }
 
+    // Migration.
+    void stop() { rdma_device_stop(_device, true); }
+    void start() { rdma_device_start(_device); }
+    std::vector<uint8_t> save()
+    {
+        std::vector<uint8_t> state;
+        auto put = [](void* opaque, const uint8_t* bytes, size_t size) {
+            static_cast<std::vector<uint8_t>*>(opaque)->assign(bytes, bytes + size);
+        };
+        rdma_device_save(_device, put, &state);
+        return state;
+    }
+    // Nothing, or what is wrong with the state.
+    std::string load(std::span<const uint8_t> state)
+    {
+        char* error = nullptr;
+        if (rdma_device_load(_device, state.data(), state.size(), &error)) {
+            return {};
+        }
+        std::string message = error;
+        std::free(error);
+        return message;
+    }
+
     // Lets the device's timer fire if it is due. False: it is not.
     bool run_timer()
     {
