@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "rdma_device.h"
+#include "statistics.h"
 
 namespace rdma {
 
@@ -35,6 +36,7 @@ public:
     virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
     // The NIC's carrier has changed: port events.
     virtual void link_changed() = 0;
+    virtual ObjectCounts object_counts() const = 0;
 };
 
 } // namespace rdma

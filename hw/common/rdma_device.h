@@ -137,8 +137,9 @@ void rdma_device_timer(RdmaDevice *device);
 /* The carrier of the NIC has changed (see nic_info): port events. */
 void rdma_device_link_changed(RdmaDevice *device);
 
-/* Calls visit for every counter, in a fixed order. name is a stable
- * identifier such as "rx-packets". */
+/* Calls visit for every counter, and for the number of objects of each kind
+ * that exist, in a fixed order. name is a stable identifier such as "rx-packets"
+ * or "qps". */
 void rdma_device_statistics(RdmaDevice *device,
                             void (*visit)(void *opaque, const char *name, uint64_t value),
                             void *opaque);

@@ -173,13 +173,16 @@ int PvrdmaDevice::create_pd(const CmdCreatePd& cmd, RespHandle& resp)
         return ENOENT;
     }
     auto pd = _backend.alloc_pd();
+    _pds += pd.has_value();
     resp.handle = pd.value_or(0);
     return pd ? 0 : pd.error();
 }
 
 int PvrdmaDevice::destroy_pd(const CmdHandle& cmd)
 {
-    return _backend.dealloc_pd(cmd.handle);
+    int error = _backend.dealloc_pd(cmd.handle);
+    _pds -= error == 0;
+    return error;
 }
 
 int PvrdmaDevice::create_mr(const CmdCreateMr& cmd, RespCreateMr& resp)

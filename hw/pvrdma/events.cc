@@ -28,7 +28,11 @@ void PvrdmaDevice::async_event(ibv_event_type type, uint32_t object)
 
 void PvrdmaDevice::link_changed()
 {
-    async_event(_host.nic_info().link_up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
+    bool up = _host.nic_info().link_up;
+    if (_ready && up != _link_up) {
+        _link_up = up;
+        async_event(up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
+    }
 }
 
 bool PvrdmaDevice::write_notification(uint32_t handle)

@@ -35,6 +35,16 @@ void PvrdmaDevice::reset()
     _interrupts.reset();
 }
 
+ObjectCounts PvrdmaDevice::object_counts() const
+{
+    return {.contexts = _contexts.size(),
+            .pds = _pds,
+            .mrs = _mr_pages.size(),
+            .cqs = _cqs.size(),
+            .srqs = _srqs.size(),
+            .qps = _qps.size()};
+}
+
 uint32_t PvrdmaDevice::bar_read(unsigned bar, uint64_t offset, unsigned size)
 {
     if (bar == RDMA_BAR_UAR) {

@@ -46,6 +46,7 @@ public:
     uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) override;
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     void link_changed() override;
+    ObjectCounts object_counts() const override;
 
     bool pull_send(uint32_t qp, SendRequest& out) override;
     bool pull_recv(uint32_t qp, RecvRequest& out) override;
@@ -159,6 +160,7 @@ private:
 
     // From the shared region; valid while _ready.
     bool _ready = false;
+    bool _link_up = false; // what the guest has been told last
     uint64_t _command_slot = 0;
     uint64_t _response_slot = 0;
     pvrdma::GuestRing _async_ring;
@@ -172,6 +174,7 @@ private:
     pvrdma::ObjectTable<Srq> _srqs;
     pvrdma::ObjectTable<uint32_t> _mr_pages; // length of each region's page list
     uint64_t _pages_registered = 0;          // their sum
+    uint64_t _pds = 0;                       // how many there are
     HandleTable<Context> _contexts;
     IdlePolls _idle_polls;
 };

@@ -49,6 +49,7 @@ void PvrdmaDevice::drop_shared_region()
     _mr_pages.clear();
     _pages_registered = 0;
     _contexts.clear();
+    _pds = 0;
     _late_notifications.clear();
     _async_ring = {};
     _cq_notification_ring = {};
@@ -57,13 +58,14 @@ void PvrdmaDevice::drop_shared_region()
 bool PvrdmaDevice::set_up_shared_region()
 {
     SharedRegion region;
+    RdmaNicInfo nic = _host.nic_info();
     if (!_memory.read_object(_dsr_address, region) ||
         !_memory.covers(region.cmd_slot_dma, sizeof(CommandSlot), false) ||
         !_memory.covers(region.resp_slot_dma, sizeof(ResponseSlot), true) ||
         !make_event_ring(_memory, region.async_ring, sizeof(EventEntry), _async_ring) ||
         !make_event_ring(_memory, region.cq_ring, sizeof(CqNotification), _cq_notification_ring) ||
         !_memory.write_object(_dsr_address + offsetof(SharedRegion, caps),
-                              capabilities_of(_config, _host.nic_info()))) {
+                              capabilities_of(_config, nic))) {
         guest_error(_stats.guest_command_errors,
                     "the shared region at {:#x}, or what it points at, is not in guest memory",
                     _dsr_address);
@@ -71,6 +73,7 @@ bool PvrdmaDevice::set_up_shared_region()
     }
     _command_slot = region.cmd_slot_dma;
     _response_slot = region.resp_slot_dma;
+    _link_up = nic.link_up;
     _ready = true;
     return true;
 }
