@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include "qapi/error.h"
 #include "block/aio.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qom/object.h"
@@ -50,9 +51,12 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
 
-    /* Only what comes from the network; guest memory rests with the VM. */
-    if (sender != nf->netdev || !f->nic || size <= skip ||
-        !runstate_is_running()) {
+    /*
+     * Only what comes from the network while the card's link is up; guest
+     * memory rests with the VM.
+     */
+    if (sender != nf->netdev || !f->nic || f->nic->nc->link_down ||
+        size <= skip || !runstate_is_running()) {
         return 0;
     }
     if (iovcnt == 1) {
@@ -106,7 +110,7 @@ bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
     };
 
     if (!nic->nc) {
-        return true; /* the card has been unplugged */
+        return true; /* no card */
     }
     header = qemu_get_vnet_hdr_len(nic->nc->peer);
     iov[0].iov_len = header;
@@ -124,9 +128,20 @@ void rdma_nic_info(RdmaNic *nic, RdmaNicInfo *info)
     memcpy(info->mac, state->conf->macaddr.a, sizeof(info->mac));
     info->link_up = !nic->nc->link_down;
     info->mtu = 0;
-    if (object_dynamic_cast(OBJECT(nic->pci), TYPE_VMXNET3)) {
-        info->mtu = VMXNET3(nic->pci)->mtu;
+    if (object_dynamic_cast(OBJECT(nic->card), TYPE_VMXNET3)) {
+        info->mtu = VMXNET3(nic->card)->mtu;
     }
+}
+
+static void rdma_nic_disconnect(RdmaNic *nic)
+{
+    QLIST_REMOVE(nic, next);
+    nic->nc->info = nic->original_info;
+    qemu_bh_delete(nic->drain);
+    if (nic->filter) {
+        object_unparent(OBJECT(nic->filter));
+    }
+    nic->nc = NULL;
 }
 
 static void rdma_nic_link_status_changed(NetClientState *nc)
@@ -144,7 +159,7 @@ static void rdma_nic_cleanup(NetClientState *nc)
 {
     RdmaNic *nic = rdma_nic_of(nc);
 
-    rdma_nic_detach(nic);
+    rdma_nic_disconnect(nic);
     if (nc->info->cleanup) {
         nc->info->cleanup(nc);
     }
@@ -223,13 +238,13 @@ static void rdma_nic_ask_for_short_slice(void)
 
 static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
 {
-    PCIDevice *fn0 = pci_get_function_0(pci_dev);
+    PCIDevice *card = pci_get_function_0(pci_dev);
     int slot = PCI_SLOT(pci_dev->devfn);
     g_autofree char *netdev = NULL;
     NetClientState *peer;
 
-    if (!fn0 || fn0 == pci_dev ||
-        !object_property_find(OBJECT(fn0), "netdev")) {
+    if (!card || card == pci_dev ||
+        !object_property_find(OBJECT(card), "netdev")) {
         error_setg(errp, "function 0 of PCI slot %d is not a network card",
                    slot);
         error_append_hint(errp, "The device shares the slot and the network "
@@ -239,7 +254,7 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
                           slot, slot);
         return NULL;
     }
-    netdev = object_property_get_str(OBJECT(fn0), "netdev", NULL);
+    netdev = object_property_get_str(OBJECT(card), "netdev", NULL);
     peer = netdev && *netdev ? qemu_find_netdev(netdev) : NULL;
     if (!peer || !peer->peer) {
         error_setg(errp, "the network card in function 0 of PCI slot %d is "
@@ -251,53 +266,84 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
                    "RDMA device cannot see them: set vhost=off", netdev);
         return NULL;
     }
+    if (rdma_nic_of(peer->peer)) {
+        error_setg(errp, "the network card in function 0 of PCI slot %d has "
+                   "an RDMA device already", slot);
+        return NULL;
+    }
     return peer->peer;
 }
 
-bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
-                     Error **errp)
+static bool rdma_nic_connect(RdmaNic *nic, Error **errp)
 {
+    NetClientState *nc = rdma_nic_find(nic->pci_dev, errp);
     Object *filter;
 
-    nic->nc = rdma_nic_find(pci_dev, errp);
-    if (!nic->nc) {
+    if (!nc) {
         return false;
     }
-    nic->pci = pci_get_function_0(pci_dev);
-    nic->device = device;
-
-    filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(pci_dev),
+    filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(nic->pci_dev),
                                    "rdma-filter", errp,
-                                   "netdev", nic->nc->peer->name, NULL);
+                                   "netdev", nc->peer->name, NULL);
     if (!filter) {
         return false;
     }
+    nic->nc = nc;
+    nic->card = pci_get_function_0(nic->pci_dev);
     nic->filter = NETFILTER(filter);
     FILTER_RDMA(filter)->nic = nic;
 
     nic->drain = qemu_bh_new(rdma_nic_drain, nic);
 
     /* To hear of set_link and of the card's end. */
-    nic->original_info = nic->nc->info;
+    nic->original_info = nc->info;
     nic->info = *nic->original_info;
     nic->info.link_status_changed = rdma_nic_link_status_changed;
     nic->info.cleanup = rdma_nic_cleanup;
-    nic->nc->info = &nic->info;
+    nc->info = &nic->info;
     QLIST_INSERT_HEAD(&rdma_nics, nic, next);
+    return true;
+}
+
+/* A device somewhere in the machine is ready. */
+static void rdma_nic_device_realized(DeviceListener *listener,
+                                     DeviceState *dev)
+{
+    RdmaNic *nic = container_of(listener, RdmaNic, listener);
+    Error *err = NULL;
+
+    if (nic->nc || dev != DEVICE(pci_get_function_0(nic->pci_dev))) {
+        return;
+    }
+    if (rdma_nic_connect(nic, &err)) {
+        rdma_device_link_changed(nic->device);
+    } else {
+        warn_reportf_err(err, "RDMA device '%s' has no network: ",
+                         nic->pci_dev->qdev.id ?: nic->pci_dev->name);
+    }
+}
+
+bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
+                     Error **errp)
+{
+    bool card_follows = DEVICE(pci_dev)->hotplugged &&
+                        !pci_get_function_0(pci_dev);
+
+    nic->pci_dev = pci_dev;
+    nic->device = device;
+    if (!card_follows && !rdma_nic_connect(nic, errp)) {
+        return false;
+    }
+    nic->listener.realize = rdma_nic_device_realized;
+    device_listener_register(&nic->listener);
     rdma_nic_ask_for_short_slice();
     return true;
 }
 
 void rdma_nic_detach(RdmaNic *nic)
 {
-    if (!nic->nc) {
-        return;
+    device_listener_unregister(&nic->listener);
+    if (nic->nc) {
+        rdma_nic_disconnect(nic);
     }
-    QLIST_REMOVE(nic, next);
-    nic->nc->info = nic->original_info;
-    qemu_bh_delete(nic->drain);
-    if (nic->filter) {
-        object_unparent(OBJECT(nic->filter));
-    }
-    nic->nc = NULL;
 }
