@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two guests on one network, each with an RDMA device of a given kind."""
 import contextlib
+import json
 import pathlib
 
 from .guest import Guest
@@ -10,37 +11,79 @@ KINDS = ("pvrdma", "rxe")
 
 
 class Node:
-    """A guest on the fabric. index: 1 or 2, the last part of its addresses."""
+    """A guest on the fabric.
 
-    def __init__(self, kind, index, directory, image, payload=None, name=None):
+    index: 1 or 2, the last part of its addresses. netdev: QEMU's -netdev without an id; None: datagrams
+    between two nodes of this folder. pvrdma: properties of the device. slot: where card and device
+    go, {"bus": ..., "addr": ...}. plugged: False boots without them, configure() plugs them. The rest
+    goes to Guest.
+    """
+
+    def __init__(self, kind, index, directory, image, netdev=None, pvrdma=None, slot=None, plugged=True,
+                 name=None, arguments=(), **options):
         self.kind = kind
         self.index = index
         self.ipv4 = f"10.0.0.{index}"
         self.ipv6 = f"fd00::{index}"
         directory = pathlib.Path(directory)
         peer = 3 - index
-        arguments = [
-            "-netdev", f"dgram,id=n0,local.type=unix,local.path={directory}/net{index},"
-                       f"remote.type=unix,remote.path={directory}/net{peer}"]
+        netdev = netdev or (f"dgram,local.type=unix,local.path={directory}/net{index},"
+                            f"remote.type=unix,remote.path={directory}/net{peer}")
+        slot = slot or {"addr": "5"}
         mac = f"52:54:00:00:00:0{index}"
+        # In the order of hot-plugging: function 0 last.
         if kind == "pvrdma":
-            arguments += ["-device", f"vmxnet3,netdev=n0,mac={mac},addr=5.0,multifunction=on",
-                          "-device", "pvrdma,id=rdma0,addr=5.1"]
+            self.devices = [
+                {"driver": "pvrdma", "id": "rdma0", **slot, "addr": slot["addr"] + ".1", **(pvrdma or {})},
+                {"driver": "vmxnet3", "id": "nic0", "netdev": "n0", "mac": mac, **slot,
+                 "addr": slot["addr"] + ".0", "multifunction": True}]
             self.device = "vmw_pvrdma0"
         else:
-            arguments += ["-device", f"virtio-net-pci,netdev=n0,mac={mac},addr=5.0,host_mtu={MTU}"]
+            self.devices = [{"driver": "virtio-net-pci", "netdev": "n0", "mac": mac, **slot,
+                             "host_mtu": MTU}]
             self.device = "rxe0"
-        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, payload=payload)
+        arguments = [*arguments, "-netdev", f"{netdev},id=n0"]
+        self.plugged = plugged
+        if plugged:
+            for device in reversed(self.devices):
+                arguments += ["-device", json.dumps(device)]
+        self.guest = Guest(name or f"{kind}{index}", directory, image, arguments, **options)
+
+    def plug(self):
+        """Hot-plugs card and device."""
+        for device in self.devices:
+            self.guest.qmp.command("device_add", **device)
+        self.plugged = True
+
+    def unplug(self):
+        """Hot-unplugs card and device, which are one slot."""
+        self.guest.qmp.command("device_del", id=self.devices[0]["id"])
+        self.wait_unplugged()
+
+    def wait_unplugged(self):
+        """Until the guest has let go of card and device."""
+        for device in self.devices:
+            self.guest.qmp.wait_event("DEVICE_DELETED",
+                                      lambda data, id=device["id"]: data.get("device") == id)
+        self.plugged = False
 
     def configure(self):
         """Waits for the guest and brings its network and RDMA device up."""
         guest = self.guest
         guest.wait_ready()
+        if not self.plugged:
+            self.plug()
         guest.check(
             f"modprobe {'vmxnet3' if self.kind == 'pvrdma' else 'virtio_net'} && "
             "modprobe -a ib_uverbs rdma_ucm ib_umad && "
+            "until [ -e /sys/class/net/eth0 ]; do :; done && "
             f"ip link set eth0 mtu {MTU} up && ip addr add {self.ipv4}/24 dev eth0 && "
             f"ip addr add {self.ipv6}/64 dev eth0 nodad")
+        self.configure_driver()
+
+    def configure_driver(self):
+        """Brings the RDMA device up where the network is."""
+        guest = self.guest
         if self.kind == "pvrdma":
             guest.check("modprobe vmw_pvrdma")
         else:
@@ -59,14 +102,14 @@ class Node:
         finally:
             self.guest.qmp.command("object-del", id="dump")
 
-    def gid_index(self, address):
+    def gid_index(self, address, device=None):
         """The index of the GID that an IP address stands for."""
         return int(self.guest.check(
             "python3 - <<'END'\n"
             "import ipaddress, pathlib\n"
             f"a = ipaddress.ip_address('{address}')\n"
             "a = ipaddress.ip_address('::ffff:' + str(a)) if a.version == 4 else a\n"
-            f"ports = pathlib.Path('/sys/class/infiniband/{self.device}/ports/1')\n"
+            f"ports = pathlib.Path('/sys/class/infiniband/{device or self.device}/ports/1')\n"
             "def value(f):\n"
             "    try: return f.read_text().strip()\n"
             "    except OSError: return ''\n"
@@ -79,12 +122,12 @@ class Node:
 
 
 class Fabric:
-    """Two nodes, booted and configured."""
+    """Two nodes, booted and configured. each: options for Node, of the one and the other."""
 
-    def __init__(self, kinds, directory, image, payload=None):
+    def __init__(self, kinds, directory, image, each=({}, {}), **options):
         self.nodes = [
-            Node(kind, index, directory, image, payload=payload)
-            for index, kind in enumerate(kinds, start=1)]
+            Node(kind, index, directory, image, **options, **own)
+            for index, (kind, own) in enumerate(zip(kinds, each), start=1)]
         for node in self.nodes:
             node.configure()
         # Neighbour discovery is not part of what is tested or measured.

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 from .qmp import Qmp
 
@@ -23,6 +24,8 @@ KERNEL_TROUBLE = re.compile(
     r"Call Trace:|UBSAN:|KASAN:")
 
 BOOT_TIMEOUT = 180  # seconds; 6 are usual
+READY = b'{"ready": true}'  # the agent's first line
+LOST = -1  # status of a process whose guest has restarted
 
 Result = collections.namedtuple("Result", "status output")
 
@@ -76,9 +79,15 @@ class Process:
 
 
 class Guest:
-    """A VM. arguments: QEMU's, beside the ones every guest has."""
+    """A VM.
 
-    def __init__(self, name, directory, image, arguments, memory="1G", payload=None):
+    arguments: QEMU's, beside the ones every guest has. append: arguments for the kernel.
+    reboot: whether the guest may restart; otherwise QEMU ends when it does. prefix: of QEMU's
+    command.
+    """
+
+    def __init__(self, name, directory, image, arguments, memory="1G", payload=None, machine="pc",
+                 append="", reboot=False, prefix=()):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -89,9 +98,10 @@ class Guest:
         self._number = 0
         self._ready = threading.Event()
         self._lock = threading.Lock()
-        self._start(pathlib.Path(image), arguments, memory, payload)
+        arguments = ["-machine", machine, *([] if reboot else ["-no-reboot"]), *arguments]
+        self._start(pathlib.Path(image), arguments, memory, payload, append, prefix)
 
-    def _start(self, image, arguments, memory, payload):
+    def _start(self, image, arguments, memory, payload, append, prefix):
         agent_path = str(self.directory / f"{self.name}.agent")
         qmp_path = str(self.directory / f"{self.name}.qmp")
         for path in (agent_path, qmp_path):
@@ -101,11 +111,11 @@ class Guest:
         listener.listen(1)
         listener.settimeout(BOOT_TIMEOUT)
         command = [
-            str(QEMU), "-nodefaults", "-nographic", "-accel", "tcg,thread=multi", "-m", memory,
+            *prefix, str(QEMU), "-nodefaults", "-nographic", "-accel", "tcg,thread=multi", "-m", memory,
             "-cpu", "max", "-kernel", str(image / "vmlinuz"),
             "-initrd", str(image / "initramfs.img"),
-            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 guest={self.name}",
-            "-no-reboot", "-serial", f"file:{self.serial_log}",
+            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 guest={self.name} {append}",
+            "-serial", f"file:{self.serial_log}",
             "-qmp", f"unix:{qmp_path},server=on,wait=off",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
             "-device", "virtio-serial-pci,max_ports=2", "-chardev", f"socket,id=agent,path={agent_path}",
@@ -147,11 +157,18 @@ class Guest:
             pending += chunk
             *lines, pending = pending.split(b"\n")
             for line in lines:
-                message = json.loads(line)
+                # After a restart what the last line was to be is lost.
+                message = json.loads(READY if line.endswith(READY) else line)
                 if "ready" in message:
+                    self._lose_processes()
                     self._ready.set()
                 else:
                     self._processes[message["id"]]._feed(message)
+
+    def _lose_processes(self):
+        for process in list(self._processes.values()):
+            if process.status is None:
+                process._feed({"status": LOST})
 
     def _send(self, message):
         with self._lock:
@@ -162,6 +179,15 @@ class Guest:
         if not self._ready.wait(BOOT_TIMEOUT) or self.failure:
             raise GuestError(f"{self.name} did not boot: {self.failure}\n"
                              f"{self.serial_log.read_text(errors='replace')[-4000:]}")
+
+    def restart(self, action):
+        """Runs action, which makes the guest restart, and waits until it takes commands again.
+
+        What ran in the guest ends with the status LOST.
+        """
+        self._ready.clear()
+        action()
+        self.wait_ready()
 
     def start(self, command):
         """Starts a shell command; returns its Process."""
@@ -193,9 +219,17 @@ class Guest:
         log = self.serial_log.read_text(errors="replace")
         return [line for line in log.splitlines() if KERNEL_TROUBLE.search(line)]
 
-    def stats(self):
-        """The counters of the guest's pvrdma device."""
-        return self.qmp.command("qom-get", path="/machine/peripheral/rdma0", property="stats")
+    def wait_stats(self, condition, timeout=60, device="rdma0"):
+        """Until the counters of a pvrdma device of the guest meet a condition; returns them."""
+        end = time.monotonic() + timeout
+        while not condition(stats := self.stats(device)):
+            if time.monotonic() > end or self.failure:
+                raise GuestError(f"{self.name}: {self.failure or 'counters still are'} {stats}")
+        return stats
+
+    def stats(self, device="rdma0"):
+        """The counters of a pvrdma device of the guest."""
+        return self.qmp.command("qom-get", path=f"/machine/peripheral/{device}", property="stats")
 
     def stop(self):
         """Ends the VM at once."""

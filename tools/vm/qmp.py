@@ -9,7 +9,7 @@ class QmpError(Exception):
 
 
 class Qmp:
-    def __init__(self, path, timeout=30):
+    def __init__(self, path, timeout=60):
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
         self._socket.connect(path)
@@ -36,11 +36,11 @@ class Qmp:
             else:
                 return answer["return"]
 
-    def wait_event(self, name):
-        """The next event of that name, including ones that have come already."""
+    def wait_event(self, name, wanted=lambda data: True):
+        """The next event of that name and with the data wanted, or one that has come already."""
         while True:
             for i, event in enumerate(self.events):
-                if event["event"] == name:
+                if event["event"] == name and wanted(event.get("data", {})):
                     return self.events.pop(i)
             answer = self._next()
             if "event" in answer:
