@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rdma_device.h"
+#include "statistics.h"
 #include "stream.h"
 
 namespace rdma {
@@ -39,6 +40,7 @@ public:
     virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
     // The NIC's carrier has changed: port events.
     virtual void link_changed() = 0;
+    virtual ObjectCounts object_counts() const = 0;
     // The VM runs (again); guest memory may be written from now on.
     virtual void start() = 0;
 

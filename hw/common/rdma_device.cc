@@ -213,4 +213,8 @@ void rdma_device_statistics(RdmaDevice* device,
 #define X(member, name) visit(opaque, name, device->stats.member);
     RDMA_COUNTERS(X)
 #undef X
+    ObjectCounts objects = device->pvrdma.object_counts();
+#define X(member, name) visit(opaque, name, objects.member);
+    RDMA_OBJECT_COUNTS(X)
+#undef X
 }

@@ -169,8 +169,9 @@ void rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque
 bool rdma_device_load(RdmaDevice *device, const uint8_t *state, size_t size, char **error);
 bool rdma_device_check_config(RdmaDevice *device, const uint8_t *state, size_t size, char **error);
 
-/* Calls visit for every counter, in a fixed order. name is a stable
- * identifier such as "rx-packets". */
+/* Calls visit for every counter, and for the number of objects of each kind
+ * that exist, in a fixed order. name is a stable identifier such as "rx-packets"
+ * or "qps". */
 void rdma_device_statistics(RdmaDevice *device,
                             void (*visit)(void *opaque, const char *name, uint64_t value),
                             void *opaque);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Counters of one device. Each only grows; reset of the device keeps them.
+// What a device tells of itself: counters, each of which only grows (reset of
+// the device keeps them), and how many objects there are just now.
 #pragma once
 
 #include <cstdint>
@@ -65,6 +66,21 @@ namespace rdma {
 struct Statistics {
 #define X(member, name) uint64_t member = 0;
     RDMA_COUNTERS(X)
+#undef X
+};
+
+// X(member, "name"): one line a kind of object, in the order they are shown.
+#define RDMA_OBJECT_COUNTS(X)                                                                      \
+    X(contexts, "contexts") /* of user processes */                                                \
+    X(pds, "pds")                                                                                  \
+    X(mrs, "mrs")                                                                                  \
+    X(cqs, "cqs")                                                                                  \
+    X(srqs, "srqs")                                                                                \
+    X(qps, "qps")
+
+struct ObjectCounts {
+#define X(member, name) uint64_t member = 0;
+    RDMA_OBJECT_COUNTS(X)
 #undef X
 };
 

@@ -151,14 +151,9 @@ Status PvrdmaDevice::load_qp(const Section& section)
 
 Status PvrdmaDevice::finish_load()
 {
-    size_t cqs = 0;
-    size_t srqs = 0;
-    size_t qps = 0;
-    _cqs.for_each([&](uint32_t, Cq&) { ++cqs; });
-    _srqs.for_each([&](uint32_t, Srq&) { ++srqs; });
-    _qps.for_each([&](uint32_t, Qp&) { ++qps; });
-    if (cqs != _backend.count(ObjectKind::cq) || srqs != _backend.count(ObjectKind::srq) ||
-        qps != _backend.count(ObjectKind::qp)) {
+    if (_cqs.size() != _backend.count(ObjectKind::cq) ||
+        _srqs.size() != _backend.count(ObjectKind::srq) ||
+        _qps.size() != _backend.count(ObjectKind::qp)) {
         return wrong("the objects of the device and of its backend are not the same");
     }
     for (uint32_t handle : _late_notifications) {

@@ -28,14 +28,10 @@ void PvrdmaDevice::async_event(ibv_event_type type, uint32_t object)
 
 void PvrdmaDevice::link_changed()
 {
-    _link_up = _host.nic_info().link_up;
-    async_event(_link_up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
-}
-
-void PvrdmaDevice::start()
-{
-    if (_host.nic_info().link_up != _link_up) {
-        link_changed();
+    bool up = _host.nic_info().link_up;
+    if (_ready && up != _link_up) {
+        _link_up = up;
+        async_event(up ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port_number);
     }
 }
 

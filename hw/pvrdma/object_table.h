@@ -4,6 +4,7 @@
 // index, memory is in proportion to the highest id in use.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -22,17 +23,24 @@ public:
         if (id >= _slots.size()) {
             _slots.resize(size_t{id} + 1);
         }
+        _size += !_slots[id];
         _slots[id] = std::make_unique<T>(std::move(object));
         return *_slots[id];
     }
     void erase(uint32_t id)
     {
         _slots[id].reset();
+        --_size;
         while (!_slots.empty() && !_slots.back()) {
             _slots.pop_back();
         }
     }
-    void clear() { _slots.clear(); }
+    void clear()
+    {
+        _slots.clear();
+        _size = 0;
+    }
+    size_t size() const { return _size; }
 
     // fn(id, object) for each, in the order of ids.
     template <typename Fn>
@@ -47,6 +55,7 @@ public:
 
 private:
     std::vector<std::unique_ptr<T>> _slots;
+    size_t _size = 0;
 };
 
 } // namespace rdma::pvrdma

@@ -35,6 +35,16 @@ void PvrdmaDevice::reset()
     _interrupts.reset();
 }
 
+ObjectCounts PvrdmaDevice::object_counts() const
+{
+    return {.contexts = _contexts.size(),
+            .pds = _backend.count(ObjectKind::pd),
+            .mrs = _backend.count(ObjectKind::mr),
+            .cqs = _backend.count(ObjectKind::cq),
+            .srqs = _backend.count(ObjectKind::srq),
+            .qps = _backend.count(ObjectKind::qp)};
+}
+
 uint32_t PvrdmaDevice::bar_read(unsigned bar, uint64_t offset, unsigned size)
 {
     if (bar == RDMA_BAR_UAR) {

@@ -47,6 +47,7 @@ public:
     uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) override;
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     void link_changed() override;
+    ObjectCounts object_counts() const override;
     void start() override;
     std::vector<Property> guest_visible_properties() const override;
     void save(migration::StreamWriter& stream) override;
@@ -169,10 +170,10 @@ private:
     uint64_t _dsr_address = 0;
     uint32_t _error = 0; // errno of the last request
     pvrdma::Interrupts _interrupts;
-    bool _link_up = false; // as the guest was told last
 
     // From the shared region; valid while _ready.
     bool _ready = false;
+    bool _link_up = false; // what the guest has been told last
     uint64_t _command_slot = 0;
     uint64_t _response_slot = 0;
     pvrdma::GuestRing _async_ring;

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Command lines that cannot work: QEMU ends with a message that says what to change."""
+"""Command lines and monitor commands, without a guest: what cannot work ends with a message that says what
+to change."""
+import json
 import pathlib
 import socket
 import struct
@@ -16,12 +18,23 @@ VHOST_USER_VERSION = 1
 VHOST_USER_REPLY = 1 << 2
 
 
+def monitor(commands, *arguments):
+    """The exit status of a QEMU that carries out these QMP commands and quits, what it says, and the answers."""
+    lines = [json.dumps({"execute": name, "arguments": options})
+             for name, options in [("qmp_capabilities", {}), *commands, ("quit", {})]]
+    run = subprocess.run(
+        [QEMU, "-M", "q35", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio", *arguments],
+        input="\n".join(lines), capture_output=True, text=True, timeout=60)
+    answers = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    return run.returncode, run.stderr, [
+        answer["return"] if "return" in answer else answer["error"]["desc"]
+        for answer in answers if "return" in answer or "error" in answer][1:1 + len(commands)]
+
+
 def qemu(*arguments):
     """The exit status of a QEMU that may quit at once, and what it says."""
-    run = subprocess.run(
-        [QEMU, "-M", "q35", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio", *arguments],
-        input="quit\n", capture_output=True, text=True, timeout=60)
-    return run.returncode, run.stderr
+    status, said, _ = monitor([], *arguments)
+    return status, said
 
 
 def pvrdma(options="", nic=True):
@@ -67,6 +80,100 @@ def test_function_0_is_something_else():
 def test_as_function_0():
     status, said = qemu(*NETDEV, "-device", "pvrdma,addr=5.0")
     assert status != 0 and "function 0 of PCI slot 5 is not a network card" in said, said
+
+
+def test_without_an_address():
+    status, said = qemu(*NETDEV, *NIC, "-device", "pvrdma")
+    assert status != 0 and "is not a network card" in said and "pvrdma,addr=" in said, said
+
+
+def test_two_at_one_card():
+    status, said = qemu(*NETDEV, *NIC, "-device", "pvrdma,addr=5.1", "-device", "pvrdma,addr=5.2")
+    assert status != 0 and "slot 5 has an RDMA device already" in said, said
+
+
+def test_help_names_the_properties():
+    said = subprocess.run([QEMU, "-device", "pvrdma,help"], check=True, capture_output=True, text=True).stdout
+    for name in ("max-qp=", "roce=", "version=", "poll-pause=", "msix=<bool>", "msi=<bool>"):
+        assert name in said, said
+
+
+DEVICE = ["-device", "pvrdma,id=rdma0,addr=5.1"]
+LOOK = "qom-list", {"path": "/machine/peripheral/rdma0"}
+STATS = "qom-get", {"path": "/machine/peripheral/rdma0", "property": "stats"}
+
+
+def children(properties):
+    return {p["name"]: p["type"] for p in properties if p["type"].startswith("child<")}
+
+
+def test_info_qtree_shows_the_device():
+    _, _, [tree] = monitor([("human-monitor-command", {"command-line": "info qtree"})], *NETDEV, *NIC, *DEVICE)
+    device = tree[tree.index('dev: pvrdma, id "rdma0"'):]
+    for line in ("max-qp = 32768", 'roce = "v2"', "msix = true", "addr = 05.1"):
+        assert line in device, device
+
+
+# With ACPI's hot-plug, taking out waits for a guest.
+ROOT_PORT = ["-device", "pcie-root-port,id=root,chassis=1,slot=1",
+             "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+
+
+def plug_device(name="rdma0", function=1):
+    return "device_add", {"driver": "pvrdma", "id": name, "bus": "root", "addr": f"0.{function}"}
+
+
+def plug_card(**options):
+    return "device_add", {"driver": "vmxnet3", "id": "nic0", "bus": "root", "addr": "0.0",
+                          "multifunction": True, **options}
+
+
+def test_hot_plug_ends_with_function_0():
+    status, said, answers = monitor([plug_device(), LOOK, plug_card(netdev="n0"), LOOK], *NETDEV, *ROOT_PORT)
+    assert status == 0, said
+    assert "rdma-filter" not in children(answers[1]), answers
+    assert children(answers[3])["rdma-filter"] == "child<filter-rdma>", answers
+
+
+def test_hot_plug_of_function_0_first():
+    _, _, answers = monitor([plug_card(netdev="n0"), plug_device()], *NETDEV, *ROOT_PORT)
+    assert "function 0 already occupied by vmxnet3" in answers[1], answers
+
+
+def test_hot_plug_of_a_card_without_a_network():
+    status, said, answers = monitor([plug_device(), plug_card(), STATS], *NETDEV, *ROOT_PORT)
+    assert status == 0 and answers[2]["tx-packets"] == 0, (said, answers)
+    assert "RDMA device 'rdma0' has no network" in said and "give it a netdev=" in said, said
+
+
+def test_hot_plug_of_two_at_one_card():
+    status, said, answers = monitor(
+        [plug_device(), plug_device("rdma1", 2), plug_card(netdev="n0"), LOOK], *NETDEV, *ROOT_PORT)
+    assert status == 0 and "rdma-filter" in children(answers[3]), (said, answers)
+    assert "RDMA device 'rdma1' has no network" in said, said
+    assert "has an RDMA device already" in said, said
+
+
+def test_plug_that_is_given_up():
+    """The device is taken out again before there was a function 0, then both are plugged."""
+    unplug = "device_del", {"id": "rdma0"}
+    status, said, answers = monitor(
+        [plug_device(), unplug, plug_device(), plug_card(netdev="n0"), LOOK], *NETDEV, *ROOT_PORT)
+    assert status == 0 and answers[:4] == [{}] * 4, (said, answers)
+    assert "rdma-filter" in children(answers[4]), answers
+
+
+def test_filter_is_the_devices_own():
+    _, _, answers = monitor([("object-del", {"id": "rdma-filter"}), LOOK], *NETDEV, *NIC, *DEVICE)
+    assert "'rdma-filter' not found" in answers[0], answers
+    assert "rdma-filter" in children(answers[1]), answers
+
+
+def test_network_that_is_deleted():
+    status, said, answers = monitor([("netdev_del", {"id": "n0"}), LOOK, STATS], *NETDEV, *NIC, *DEVICE)
+    assert status == 0, said
+    assert "rdma-filter" not in children(answers[1]), answers
+    assert answers[2]["tx-packets"] == 0, answers
 
 
 def test_nic_without_a_network():

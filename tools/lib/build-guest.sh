@@ -14,7 +14,7 @@ guest_build_packages=(mmdebstrap squashfs-tools cpio kmod xz-utils zstd busybox-
 guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
-    nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs
+    nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs kexec-tools
 )
 # What the initramfs needs to reach the root.
 initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
@@ -115,6 +115,8 @@ build_guest() {
     depmod -b "$work/root" "$kernel_release"
     cp "$top"/tools/guest/guest-{init,agent} "$work/root/usr/local/sbin/"
     build_initramfs "$work"
+    # For a guest that starts its kernel again by kexec.
+    cp "$work"/{vmlinuz,initramfs.img} "$work/root/boot/"
     rm -rf "$work/root/var/cache/apt" "$work/root/var/lib/apt/lists"
     run_logged mksquashfs mksquashfs "$work/root" "$work/root.squashfs" -comp zstd \
         -Xcompression-level 3 -noappend

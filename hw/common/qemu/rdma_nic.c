@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include "qapi/error.h"
 #include "block/aio.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "qom/object.h"
@@ -55,7 +56,7 @@ static ssize_t filter_rdma_hold(RdmaNic *nic, NetClientState *sender,
 
 void rdma_nic_started(RdmaNic *nic)
 {
-    if (nic->nc) {
+    if (nic->nc && nic->filter) {
         qemu_net_queue_flush(nic->held);
     }
 }
@@ -72,7 +73,7 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
 
-    if (!f->nic || size <= skip) {
+    if (!f->nic || f->nic->nc->link_down || size <= skip) {
         return 0;
     }
     if (sender != nf->netdev) {
@@ -138,7 +139,7 @@ bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
     };
 
     if (!nic->nc) {
-        return true; /* the card has been unplugged */
+        return true; /* no card */
     }
     header = qemu_get_vnet_hdr_len(nic->nc->peer);
     iov[0].iov_len = header;
@@ -164,9 +165,21 @@ void rdma_nic_info(RdmaNic *nic, RdmaNicInfo *info)
     memcpy(info->mac, state->conf->macaddr.a, sizeof(info->mac));
     info->link_up = !nic->nc->link_down;
     info->mtu = 0;
-    if (object_dynamic_cast(OBJECT(nic->pci), TYPE_VMXNET3)) {
-        info->mtu = VMXNET3(nic->pci)->mtu;
+    if (object_dynamic_cast(OBJECT(nic->card), TYPE_VMXNET3)) {
+        info->mtu = VMXNET3(nic->card)->mtu;
     }
+}
+
+static void rdma_nic_disconnect(RdmaNic *nic)
+{
+    QLIST_REMOVE(nic, next);
+    nic->nc->info = nic->original_info;
+    qemu_bh_delete(nic->drain);
+    qemu_del_net_queue(nic->held);
+    if (nic->filter) {
+        object_unparent(OBJECT(nic->filter));
+    }
+    nic->nc = NULL;
 }
 
 static void rdma_nic_link_status_changed(NetClientState *nc)
@@ -184,7 +197,7 @@ static void rdma_nic_cleanup(NetClientState *nc)
 {
     RdmaNic *nic = rdma_nic_of(nc);
 
-    rdma_nic_detach(nic);
+    rdma_nic_disconnect(nic);
     if (nc->info->cleanup) {
         nc->info->cleanup(nc);
     }
@@ -263,13 +276,13 @@ static void rdma_nic_ask_for_short_slice(void)
 
 static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
 {
-    PCIDevice *fn0 = pci_get_function_0(pci_dev);
+    PCIDevice *card = pci_get_function_0(pci_dev);
     int slot = PCI_SLOT(pci_dev->devfn);
     g_autofree char *netdev = NULL;
     NetClientState *peer;
 
-    if (!fn0 || fn0 == pci_dev ||
-        !object_property_find(OBJECT(fn0), "netdev")) {
+    if (!card || card == pci_dev ||
+        !object_property_find(OBJECT(card), "netdev")) {
         error_setg(errp, "function 0 of PCI slot %d is not a network card",
                    slot);
         error_append_hint(errp, "The device shares the slot and the network "
@@ -279,7 +292,7 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
                           slot, slot);
         return NULL;
     }
-    netdev = object_property_get_str(OBJECT(fn0), "netdev", NULL);
+    netdev = object_property_get_str(OBJECT(card), "netdev", NULL);
     peer = netdev && *netdev ? qemu_find_netdev(netdev) : NULL;
     if (!peer || !peer->peer) {
         error_setg(errp, "the network card in function 0 of PCI slot %d is "
@@ -291,27 +304,30 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
                    "RDMA device cannot see them: set vhost=off", netdev);
         return NULL;
     }
+    if (rdma_nic_of(peer->peer)) {
+        error_setg(errp, "the network card in function 0 of PCI slot %d has "
+                   "an RDMA device already", slot);
+        return NULL;
+    }
     return peer->peer;
 }
 
-bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
-                     Error **errp)
+static bool rdma_nic_connect(RdmaNic *nic, Error **errp)
 {
+    NetClientState *nc = rdma_nic_find(nic->pci_dev, errp);
     Object *filter;
 
-    nic->nc = rdma_nic_find(pci_dev, errp);
-    if (!nic->nc) {
+    if (!nc) {
         return false;
     }
-    nic->pci = pci_get_function_0(pci_dev);
-    nic->device = device;
-
-    filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(pci_dev),
+    filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(nic->pci_dev),
                                    "rdma-filter", errp,
-                                   "netdev", nic->nc->peer->name, NULL);
+                                   "netdev", nc->peer->name, NULL);
     if (!filter) {
         return false;
     }
+    nic->nc = nc;
+    nic->card = pci_get_function_0(nic->pci_dev);
     nic->filter = NETFILTER(filter);
     FILTER_RDMA(filter)->nic = nic;
 
@@ -319,27 +335,54 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
     nic->held = qemu_new_net_queue(qemu_netfilter_pass_to_next, nic->filter);
 
     /* To hear of set_link and of the card's end. */
-    nic->original_info = nic->nc->info;
+    nic->original_info = nc->info;
     nic->info = *nic->original_info;
     nic->info.link_status_changed = rdma_nic_link_status_changed;
     nic->info.cleanup = rdma_nic_cleanup;
-    nic->nc->info = &nic->info;
+    nc->info = &nic->info;
     QLIST_INSERT_HEAD(&rdma_nics, nic, next);
+    return true;
+}
+
+/* A device somewhere in the machine is ready. */
+static void rdma_nic_device_realized(DeviceListener *listener,
+                                     DeviceState *dev)
+{
+    RdmaNic *nic = container_of(listener, RdmaNic, listener);
+    Error *err = NULL;
+
+    if (nic->nc || dev != DEVICE(pci_get_function_0(nic->pci_dev))) {
+        return;
+    }
+    if (rdma_nic_connect(nic, &err)) {
+        rdma_device_link_changed(nic->device);
+    } else {
+        warn_reportf_err(err, "RDMA device '%s' has no network: ",
+                         nic->pci_dev->qdev.id ?: nic->pci_dev->name);
+    }
+}
+
+bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
+                     Error **errp)
+{
+    bool card_follows = DEVICE(pci_dev)->hotplugged &&
+                        !pci_get_function_0(pci_dev);
+
+    nic->pci_dev = pci_dev;
+    nic->device = device;
+    if (!card_follows && !rdma_nic_connect(nic, errp)) {
+        return false;
+    }
+    nic->listener.realize = rdma_nic_device_realized;
+    device_listener_register(&nic->listener);
     rdma_nic_ask_for_short_slice();
     return true;
 }
 
 void rdma_nic_detach(RdmaNic *nic)
 {
-    if (!nic->nc) {
-        return;
+    device_listener_unregister(&nic->listener);
+    if (nic->nc) {
+        rdma_nic_disconnect(nic);
     }
-    QLIST_REMOVE(nic, next);
-    nic->nc->info = nic->original_info;
-    qemu_bh_delete(nic->drain);
-    qemu_del_net_queue(nic->held);
-    if (nic->filter) {
-        object_unparent(OBJECT(nic->filter));
-    }
-    nic->nc = NULL;
 }

@@ -4,6 +4,10 @@
  * the RDMA fabric. Frames on their way to the card are offered to the RDMA
  * device by a net filter; frames of the RDMA device leave as if the card had
  * sent them.
+ *
+ * When a slot is hot-plugged, function 0 comes last (that is when the guest
+ * looks at the slot), and when it is unplugged, it may go first: the device has no
+ * network in between, as with a link that is down.
  */
 #ifndef HW_RDMA_NIC_H
 #define HW_RDMA_NIC_H
@@ -16,19 +20,22 @@
 
 typedef struct RdmaNic {
     RdmaDevice *device;
-    PCIDevice *pci;        /* function 0 */
-    NetClientState *nc;    /* the card's side of its network; NULL: detached */
+    PCIDevice *pci_dev;    /* the RDMA device */
+    PCIDevice *card;       /* function 0 */
+    NetClientState *nc;    /* the card's side of its network; NULL: no card */
     NetFilterState *filter;
     NetQueue *held;        /* frames for the card while the VM is stopped */
     QEMUBH *drain;         /* takes the packets that wait behind one */
     const NetClientInfo *original_info;
     NetClientInfo info;    /* original_info with callbacks of ours */
     QLIST_ENTRY(RdmaNic) next;
+    DeviceListener listener; /* hears of the card that is plugged later */
 } RdmaNic;
 
 /*
- * Find the card beside @pci_dev and attach to its network. False, with @errp
- * set, where there is none or its network is out of reach.
+ * Find the card beside @pci_dev and attach to its network, or wait for the card if
+ * @pci_dev is hot-plugged into an empty slot. False, with @errp set, where there is
+ * none or its network is out of reach.
  */
 bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
                      Error **errp);

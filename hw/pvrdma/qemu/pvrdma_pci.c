@@ -30,6 +30,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
 #define PVRDMA_REVISION 1
 #define PVRDMA_MSIX_BAR 0
 #define PVRDMA_VECTORS 3
+#define PVRDMA_MSIX_BAR_SIZE 4096
 #define PVRDMA_MAX_POLL_PAUSE_US 1000
 #define PVRDMA_MAX_STATE (2u * GiB)
 
@@ -40,11 +41,14 @@ struct PvrdmaState {
     char *roce;
     uint32_t poll_pause_us;
     bool stopped_rnr_nak;
+    bool use_msix;
+    bool use_msi;
 
     RdmaDevice *device;
     RdmaMemory memory;
     RdmaNic nic;
     RdmaPause pause;
+    MemoryRegion no_msix; /* in the place of the MSI-X BAR */
     MemoryRegion regs;
     MemoryRegion uar;
     QEMUTimer *timer;
@@ -411,6 +415,34 @@ static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
     return true;
 }
 
+/* A guest takes MSI-X, or else MSI, or else INTx. */
+static bool pvrdma_init_interrupts(PvrdmaState *s, Error **errp)
+{
+    PCIDevice *pci_dev = PCI_DEVICE(s);
+
+    pci_config_set_interrupt_pin(pci_dev->config, 1);
+    if (s->use_msix) {
+        if (msix_init_exclusive_bar(pci_dev, PVRDMA_VECTORS, PVRDMA_MSIX_BAR,
+                                    errp)) {
+            return false;
+        }
+        for (unsigned i = 0; i < PVRDMA_VECTORS; i++) {
+            msix_vector_use(pci_dev, i);
+        }
+    } else {
+        /* Linux's driver wants to see the BAR all the same. */
+        memory_region_init(&s->no_msix, OBJECT(s), "pvrdma-no-msix",
+                           PVRDMA_MSIX_BAR_SIZE);
+        pci_register_bar(pci_dev, PVRDMA_MSIX_BAR,
+                         PCI_BASE_ADDRESS_SPACE_MEMORY, &s->no_msix);
+    }
+    if (s->use_msi && msi_init(pci_dev, 0, 1, true, false, errp)) {
+        msix_uninit_exclusive_bar(pci_dev);
+        return false;
+    }
+    return true;
+}
+
 static void pvrdma_exit(PCIDevice *pci_dev)
 {
     PvrdmaState *s = PVRDMA(pci_dev);
@@ -431,7 +463,6 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
 {
     PvrdmaState *s = PVRDMA(pci_dev);
 
-    pci_config_set_interrupt_pin(pci_dev->config, 1);
     if (!pvrdma_create_core(s, errp)) {
         return;
     }
@@ -440,15 +471,8 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
     if (!rdma_nic_attach(&s->nic, pci_dev, s->device, errp)) {
         goto fail_nic;
     }
-    if (msix_init_exclusive_bar(pci_dev, PVRDMA_VECTORS, PVRDMA_MSIX_BAR,
-                                errp)) {
-        goto fail_msix;
-    }
-    for (unsigned i = 0; i < PVRDMA_VECTORS; i++) {
-        msix_vector_use(pci_dev, i);
-    }
-    if (msi_init(pci_dev, 0, 1, true, false, errp)) {
-        goto fail_msi;
+    if (!pvrdma_init_interrupts(s, errp)) {
+        goto fail_interrupts;
     }
     memory_region_init_io(&s->regs, OBJECT(s), &pvrdma_regs_ops, s,
                           "pvrdma-regs", RDMA_REGS_BAR_SIZE);
@@ -468,15 +492,32 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
     vmstate_register_any(VMSTATE_IF(s), &vmstate_pvrdma_config, s);
     return;
 
-fail_msi:
-    msix_uninit_exclusive_bar(pci_dev);
-fail_msix:
+fail_interrupts:
     rdma_nic_detach(&s->nic);
 fail_nic:
     timer_free(s->timer);
     s->timer = NULL;
     rdma_device_destroy(s->device);
     s->device = NULL;
+}
+
+/*
+ * A guest that turns bus mastering off is done with the device: its driver has
+ * gone, or its kernel gives way to another (kexec), to which the memory of the
+ * old queues and regions belongs. What was left of them would come to life again
+ * when the next driver turns bus mastering on, a while before it sets the
+ * device up anew.
+ */
+static void pvrdma_config_write(PCIDevice *pci_dev, uint32_t addr,
+                                uint32_t value, int size)
+{
+    PvrdmaState *s = PVRDMA(pci_dev);
+
+    pci_default_write_config(pci_dev, addr, value, size);
+    if (range_covers_byte(addr, size, PCI_COMMAND) &&
+        !(pci_get_word(pci_dev->config + PCI_COMMAND) & PCI_COMMAND_MASTER)) {
+        rdma_device_reset(s->device);
+    }
 }
 
 static void pvrdma_reset_hold(Object *obj, ResetType type)
@@ -497,6 +538,8 @@ static const Property pvrdma_properties[] = {
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
     DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
     DEFINE_PROP_BOOL("stopped-rnr-nak", PvrdmaState, stopped_rnr_nak, true),
+    DEFINE_PROP_BOOL("msix", PvrdmaState, use_msix, true),
+    DEFINE_PROP_BOOL("msi", PvrdmaState, use_msi, true),
 #define PVRDMA_PROPERTY(name, field) \
     DEFINE_PROP_UNSIGNED_NODEFAULT(name, PvrdmaState, config.field, \
                                    qdev_prop_uint32, uint32_t)
@@ -541,6 +584,7 @@ static void pvrdma_class_init(ObjectClass *klass, void *data)
 
     pc->realize = pvrdma_realize;
     pc->exit = pvrdma_exit;
+    pc->config_write = pvrdma_config_write;
     pc->vendor_id = PCI_VENDOR_ID_VMWARE;
     pc->device_id = PVRDMA_PCI_DEVICE_ID;
     pc->revision = PVRDMA_REVISION;
@@ -554,7 +598,8 @@ static void pvrdma_class_init(ObjectClass *klass, void *data)
     object_class_property_add(klass, "stats", "PvrdmaStats", pvrdma_get_stats,
                               NULL, NULL, NULL);
     object_class_property_set_description(klass, "stats",
-        "Counters of packets, errors and drops since the device was created");
+        "Counters of packets, errors and drops since the device was created, "
+        "and the objects that exist now");
 }
 
 static const TypeInfo pvrdma_info = {
