@@ -10,6 +10,10 @@ namespace {
 // Packets a QP may send before it is another's turn.
 constexpr unsigned burst = 8;
 
+// Timers that fire before whoever drives the engine has its thread back. Each
+// may flush two queues, and a guest can have all its QPs time out at once.
+constexpr unsigned max_timeouts = 64;
+
 } // namespace
 
 bool Engine::wants(std::span<const uint8_t> frame) const
@@ -93,7 +97,7 @@ void Engine::advance(int64_t now)
         QueuePair* qp = _qps.find(id);
         return qp ? &qp->req.timer : nullptr;
     };
-    _ctx.timers.expire(now, find, [this](uint32_t id) {
+    _ctx.timers.expire(now, max_timeouts, find, [this](uint32_t id) {
         _requester.handle_timeout(*_qps.find(id));
     });
 }

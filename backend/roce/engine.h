@@ -26,7 +26,8 @@ public:
     bool wants(std::span<const uint8_t> frame) const;
     // A frame for which wants() was true. now: nanoseconds, never decreasing.
     void receive(std::span<const uint8_t> frame, int64_t now);
-    // Lets timers fire.
+    // Lets timers fire, a bounded number of them: next_deadline() may still be
+    // in the past.
     void advance(int64_t now);
     // When advance() must be called next, nanoseconds; no_deadline: no need.
     int64_t next_deadline() const { return _ctx.timers.next(); }
