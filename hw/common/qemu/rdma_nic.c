@@ -49,6 +49,7 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
                   0 : qemu_get_vnet_hdr_len(nf->netdev);
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
+    bool taken;
 
     /* Only what comes from the network; guest memory rests with the VM. */
     if (sender != nf->netdev || !f->nic || size <= skip ||
@@ -62,11 +63,14 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
         iov_to_buf(iov, iovcnt, 0, linear, size);
         frame = linear;
     }
-    if (!rdma_device_receive(f->nic->device, frame + skip, size - skip)) {
-        return 0;
+    /* An interrupt may lead to the device's end (rdma_device.h). */
+    object_ref(OBJECT(f));
+    taken = rdma_device_receive(f->nic->device, frame + skip, size - skip);
+    if (taken && f->nic) {
+        qemu_bh_schedule(f->nic->drain);
     }
-    qemu_bh_schedule(f->nic->drain);
-    return size;
+    object_unref(OBJECT(f));
+    return taken ? size : 0;
 }
 
 /*
@@ -78,13 +82,19 @@ static void rdma_nic_drain(void *opaque)
 {
     enum { MAX_TURNS = 64 };
     RdmaNic *nic = opaque;
+    Object *owner = nic->owner;
 
-    for (int i = 0; i < MAX_TURNS; i++) {
+    object_ref(owner);
+    /* A packet may lead to the device's end. */
+    for (int i = 0; i < MAX_TURNS && nic->nc; i++) {
         if (!aio_poll(iohandler_get_aio_context(), false)) {
-            qemu_bh_cancel(nic->drain);
-            return;
+            if (nic->nc) {
+                qemu_bh_cancel(nic->drain);
+            }
+            break;
         }
     }
+    object_unref(owner);
 }
 
 static void rdma_nic_sent(NetClientState *nc, ssize_t len)
@@ -264,6 +274,7 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
         return false;
     }
     nic->pci = pci_get_function_0(pci_dev);
+    nic->owner = OBJECT(pci_dev);
     nic->device = device;
 
     filter = object_new_with_props(TYPE_FILTER_RDMA, OBJECT(pci_dev),
@@ -296,8 +307,12 @@ void rdma_nic_detach(RdmaNic *nic)
     QLIST_REMOVE(nic, next);
     nic->nc->info = nic->original_info;
     qemu_bh_delete(nic->drain);
-    if (nic->filter) {
-        object_unparent(OBJECT(nic->filter));
-    }
     nic->nc = NULL;
+    if (nic->filter) {
+        NetFilterState *filter = nic->filter;
+
+        FILTER_RDMA(filter)->nic = NULL;
+        nic->filter = NULL;
+        object_unparent(OBJECT(filter));
+    }
 }

@@ -16,6 +16,7 @@
 typedef struct RdmaNic {
     RdmaDevice *device;
     PCIDevice *pci;        /* function 0 */
+    Object *owner;         /* the RDMA device, which this is a part of */
     NetClientState *nc;    /* the card's side of its network; NULL: detached */
     NetFilterState *filter;
     QEMUBH *drain;         /* takes the packets that wait behind one */
