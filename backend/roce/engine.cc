@@ -10,6 +10,10 @@ namespace {
 // Packets a QP may send before it is another's turn.
 constexpr unsigned burst = 8;
 
+// Timers that fire before whoever drives the engine has its thread back. Each
+// may flush two queues, and a guest can have all its QPs time out at once.
+constexpr unsigned max_timeouts = 64;
+
 } // namespace
 
 bool Engine::wants(std::span<const uint8_t> frame) const
@@ -116,7 +120,7 @@ void Engine::advance(int64_t now)
     _ctx.now = now;
     auto find = [this](uint32_t id) { return find_timer(id); };
     _ctx.timers.tidy(find);
-    _ctx.timers.expire(now, find, [this](uint32_t id) {
+    _ctx.timers.expire(now, max_timeouts, find, [this](uint32_t id) {
         _requester.handle_timeout(*_qps.find(id));
     });
 }

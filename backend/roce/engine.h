@@ -26,10 +26,8 @@ public:
     bool wants(std::span<const uint8_t> frame) const;
     // A frame for which wants() was true. now: nanoseconds, never decreasing.
     void receive(std::span<const uint8_t> frame, int64_t now);
-    // The beginning of a frame that the port's network card sends: tells which
-    // VLAN its address is on. Not called for frames of our own.
-    void observe_sent(std::span<const uint8_t> head);
-    // Lets timers fire.
+    // Lets timers fire, a bounded number of them: next_deadline() may still be
+    // in the past.
     void advance(int64_t now);
     // When advance() must be called next, nanoseconds; no_deadline: no need.
     int64_t next_deadline() const { return _ctx.timers.next(); }

@@ -37,12 +37,13 @@ public:
     // When expire() should be called next; may be early, never late.
     int64_t next() const { return _heap.empty() ? no_deadline : _heap.front().deadline; }
 
-    // Calls fire(id) for every deadline that has come. find(id) is the timer
-    // of an owner, or null when it has gone.
+    // Calls fire(id) for deadlines that have come, at most limit of them: where
+    // next() is still in the past, call again. find(id) is the timer of an owner,
+    // or null when it has gone.
     template <typename Find, typename Fire>
-    void expire(int64_t now, Find&& find, Fire&& fire)
+    void expire(int64_t now, unsigned limit, Find&& find, Fire&& fire)
     {
-        while (!_heap.empty() && _heap.front().deadline <= now) {
+        while (limit > 0 && !_heap.empty() && _heap.front().deadline <= now) {
             Entry entry = _heap.front();
             std::ranges::pop_heap(_heap, later);
             _heap.pop_back();
@@ -58,6 +59,7 @@ public:
                 continue;
             }
             timer->deadline = no_deadline;
+            --limit;
             fire(entry.id);
         }
     }

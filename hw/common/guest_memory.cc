@@ -3,6 +3,10 @@
 
 #include <algorithm>
 
+#ifdef RDMA_FUZZ
+void (*rdma_before_guest_read)(uint64_t gpa, uint64_t size);
+#endif
+
 namespace rdma {
 
 void GuestMemory::set_table(std::span<const RdmaMemoryRegion> regions)
@@ -36,8 +40,8 @@ const RdmaMemoryRegion* GuestMemory::find(uint64_t gpa) const
 std::span<const std::byte> GuestMemory::readable(uint64_t gpa, uint64_t size) const
 {
 #ifdef RDMA_FUZZ
-    if (before_guest_read) {
-        before_guest_read(gpa, size);
+    if (rdma_before_guest_read) {
+        rdma_before_guest_read(gpa, size);
     }
 #endif
     const RdmaMemoryRegion* r = find(gpa);

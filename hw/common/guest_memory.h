@@ -11,19 +11,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <span>
 #include <vector>
 
 #include "rdma_device.h"
 
 namespace rdma {
-
-#ifdef RDMA_FUZZ
-// Called before the device looks at guest memory, so that a fuzz target can
-// change it between two looks, as another CPU of the guest could.
-inline std::function<void(uint64_t gpa, uint64_t size)> before_guest_read;
-#endif
 
 class GuestMemory {
 public:

@@ -5,6 +5,7 @@
 #include "rdma_device.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -31,7 +32,14 @@ struct RdmaDevice final : DeviceHost {
         executor.attach(engine);
     }
 
-    void raise_irq(unsigned vector) override { ops.raise_irq(opaque, vector); }
+    ~RdmaDevice()
+    {
+        if (destroyed) {
+            *destroyed = true;
+        }
+    }
+
+    void raise_irq(unsigned vector) override { due_irqs |= 1u << vector; }
     void set_intx(bool level) override { ops.set_intx(opaque, level); }
     RdmaNicInfo nic_info() override
     {
@@ -53,6 +61,9 @@ struct RdmaDevice final : DeviceHost {
     Executor executor;
     roce::Engine engine;
     PvrdmaDevice pvrdma;
+    bool busy = false;         // a call is under way
+    uint32_t due_irqs = 0;     // a bit for each vector
+    bool* destroyed = nullptr; // set when the device ends while it delivers interrupts
 };
 
 namespace {
@@ -93,6 +104,50 @@ bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, c
     return false;
 }
 
+// One call of the host. Interrupts raised in it go out at its end, when nothing
+// of the device's is half done: the guest says where an MSI message is written,
+// and that may be the device's own registers, or a register of the bridge that
+// resets or removes the device.
+class Call {
+public:
+    explicit Call(RdmaDevice* device) : _device(device), _outer(!device->busy)
+    {
+        _device->busy = true;
+    }
+    ~Call()
+    {
+        if (_outer && deliver()) {
+            _device->busy = false;
+        }
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    // False: the call comes out of another one.
+    bool outer() const { return _outer; }
+
+private:
+    // False: the device is no more.
+    bool deliver()
+    {
+        bool destroyed = false;
+        _device->destroyed = &destroyed;
+        while (_device->due_irqs != 0) {
+            auto vector = static_cast<unsigned>(std::countr_zero(_device->due_irqs));
+            _device->due_irqs &= _device->due_irqs - 1;
+            _device->ops.raise_irq(_device->opaque, vector);
+            if (destroyed) {
+                return false;
+            }
+        }
+        _device->destroyed = nullptr;
+        return true;
+    }
+
+    RdmaDevice* _device;
+    bool _outer;
+};
+
 } // namespace
 
 RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* ops, void* opaque,
@@ -114,11 +169,13 @@ RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* 
 
 void rdma_device_stop(RdmaDevice* device, bool rnr_nak)
 {
+    Call call(device);
     device->executor.stop(rnr_nak);
 }
 
 void rdma_device_start(RdmaDevice* device)
 {
+    Call call(device);
     if (device->executor.is_stopped()) {
         device->executor.start();
         device->pvrdma.start();
@@ -152,18 +209,29 @@ void rdma_device_destroy(RdmaDevice* device)
 
 void rdma_device_reset(RdmaDevice* device)
 {
+    device->due_irqs = 0;
     device->pvrdma.reset();
     device->executor.reset();
 }
 
 uint64_t rdma_device_bar_read(RdmaDevice* device, unsigned bar, uint64_t offset, unsigned size)
 {
+    Call call(device);
+    if (!call.outer()) {
+        ++device->stats.guest_register_errors;
+        return 0;
+    }
     return device->pvrdma.bar_read(bar, offset, size);
 }
 
 void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, uint64_t value,
                            unsigned size)
 {
+    Call call(device);
+    if (!call.outer()) {
+        ++device->stats.guest_register_errors;
+        return;
+    }
     device->pvrdma.bar_write(bar, offset, static_cast<uint32_t>(value), size);
     device->executor.run_if_needed();
 }
@@ -180,6 +248,7 @@ void rdma_device_set_dirty_log(RdmaDevice* device, bool on)
 
 bool rdma_device_receive(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
+    Call call(device);
     return device->executor.receive({frame, size});
 }
 
@@ -190,16 +259,19 @@ void rdma_device_observe_sent(RdmaDevice* device, const uint8_t* frame, size_t s
 
 void rdma_device_tx_ready(RdmaDevice* device)
 {
+    Call call(device);
     device->executor.tx_ready();
 }
 
 void rdma_device_timer(RdmaDevice* device)
 {
+    Call call(device);
     device->executor.timer();
 }
 
 void rdma_device_link_changed(RdmaDevice* device)
 {
+    Call call(device);
     // While the VM is stopped, start() finds out.
     if (!device->executor.is_stopped()) {
         device->pvrdma.link_changed();

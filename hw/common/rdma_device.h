@@ -49,9 +49,12 @@ typedef struct RdmaNicInfo {
 enum { RDMA_LOG_ERROR, RDMA_LOG_WARNING, RDMA_LOG_GUEST_ERROR, RDMA_LOG_TRACE };
 
 /*
- * What the host lends to the device. No callback may be NULL. Callbacks must not call back
- * into the device, except that send_packet may lead to
- * rdma_device_receive(): the device queues such a packet.
+ * What the host lends to the device. No callback may be NULL. Callbacks must
+ * not call back into the device, with two exceptions. send_packet may lead to
+ * rdma_device_receive(): the device queues such a packet. raise_irq, which is
+ * called last in whatever call it belongs to, may lead to anything, for a guest
+ * can have an MSI message written to any address: accesses to the device's own
+ * BARs are then ignored, reset and destroy are carried out.
  */
 typedef struct RdmaHostOps {
     /* Monotonic time in nanoseconds that stands still while the VM is
@@ -175,6 +178,15 @@ bool rdma_device_check_config(RdmaDevice *device, const uint8_t *state, size_t s
 void rdma_device_statistics(RdmaDevice *device,
                             void (*visit)(void *opaque, const char *name, uint64_t value),
                             void *opaque);
+
+#ifdef RDMA_FUZZ
+/*
+ * In fuzzing builds only: called before the device looks at guest memory, so
+ * that the memory can change between two looks, as another CPU of the guest
+ * could change it.
+ */
+extern void (*rdma_before_guest_read)(uint64_t gpa, uint64_t size);
+#endif
 
 #ifdef __cplusplus
 }

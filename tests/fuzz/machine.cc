@@ -4,8 +4,11 @@
 #include <infiniband/verbs.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "guest_memory.h"
 
@@ -23,8 +26,19 @@ Machine& machine(void* opaque)
     abort(); // libFuzzer reports it
 }
 
+uint32_t recv_entry_size(uint32_t sge)
+{
+    return std::bit_ceil(static_cast<uint32_t>(sizeof(RqWqeHdr) + sge * sizeof(Sge)));
+}
+
 // Memory that stays from one machine to the next: mapping it anew takes most
 // of a short run's time.
+struct Memory {
+    std::unique_ptr<std::byte[]> ram, more_ram, rom;
+};
+constexpr size_t max_machines = 3;
+std::array<Memory, max_machines> memories;
+
 std::span<std::byte> zeroed(std::unique_ptr<std::byte[]>& memory, size_t size)
 {
     if (!memory) {
@@ -33,9 +47,6 @@ std::span<std::byte> zeroed(std::unique_ptr<std::byte[]>& memory, size_t size)
     std::memset(memory.get(), 0, size);
     return {memory.get(), size};
 }
-std::unique_ptr<std::byte[]> ram_memory;
-std::unique_ptr<std::byte[]> more_ram_memory;
-std::unique_ptr<std::byte[]> rom_memory;
 
 } // namespace
 
@@ -52,29 +63,46 @@ const RdmaHostOps Machine::ops = {
             if (size < 14 || sum == 0) {
                 broken();
             }
+            if (machine(opaque).on_send) {
+                machine(opaque).on_send({frame, size});
+            }
             return !machine(opaque)._full;
         },
     .raise_irq =
-        [](void*, unsigned vector) {
+        [](void* opaque, unsigned vector) {
             if (vector > 2) {
                 broken();
+            }
+            if (machine(opaque).on_irq) {
+                machine(opaque).on_irq(vector);
             }
         },
     .set_intx = [](void*, bool) {},
     .mark_dirty =
         [](void* opaque, uint64_t gpa, uint64_t size) {
-            if (!machine(opaque).host_address(gpa, size)) {
+            if (!machine(opaque).at(gpa, size)) {
                 broken();
             }
         },
     .nic_info =
         [](void* opaque, RdmaNicInfo* info) {
-            std::ranges::copy(own_mac, info->mac);
+            std::ranges::copy(mac_prefix, info->mac);
+            info->mac[5] = machine(opaque)._host;
             info->mtu = 4500;
             info->link_up = machine(opaque)._link_up;
         },
-    .poll_idle = [](void*) {},
-    .poll_end = [](void*) {},
+    .poll_idle =
+        [](void* opaque) {
+            if (machine(opaque).on_poll_idle) {
+                machine(opaque).on_poll_idle();
+            }
+        },
+    .poll_end =
+        [](void* opaque) {
+            if (machine(opaque).on_poll_end) {
+                machine(opaque).on_poll_end();
+            }
+        },
     .log =
         [](void*, int, const char* message) {
             if (std::strlen(message) > 1000) {
@@ -83,26 +111,60 @@ const RdmaHostOps Machine::ops = {
         },
 };
 
-Machine::Machine(bool dirty_log)
-    : _ram(zeroed(ram_memory, ram_size)), _more_ram(zeroed(more_ram_memory, more_ram_size)),
-      _rom(zeroed(rom_memory, page_size))
+Machine* Machine::_working = nullptr;
+
+class Machine::Working {
+public:
+    explicit Working(Machine* machine) : _before(std::exchange(_working, machine)) {}
+    ~Working() { _working = _before; }
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
+
+private:
+    Machine* _before;
+};
+
+PvrdmaConfig default_config()
 {
     PvrdmaConfig config;
     pvrdma_config_default(&config);
+    return config;
+}
+
+Machine::Machine(uint8_t host, const PvrdmaConfig& config)
+    : _host(host), _has_qp_handles(config.version >= 20),
+      _gid_type(config.roce_version == 1 ? gid_type_v1 : gid_type_v2), _ram(zeroed(memories.at(host - 1u).ram, ram_size)),
+      _more_ram(zeroed(memories.at(host - 1u).more_ram, more_ram_size)),
+      _rom(zeroed(memories.at(host - 1u).rom, page_size))
+{
     char* error = nullptr;
     _device = pvrdma_device_create(&config, &ops, this, &error);
     if (!_device) {
         broken();
     }
     map_memory(true);
-    rdma_device_set_dirty_log(_device, dirty_log);
-    before_guest_read = [this](uint64_t gpa, uint64_t size) { before_read(gpa, size); };
+#ifdef RDMA_FUZZ
+    rdma_before_guest_read = [](uint64_t gpa, uint64_t size) {
+        if (_working) {
+            _working->before_read(gpa, size);
+        }
+    };
+#endif
 }
 
 Machine::~Machine()
 {
-    before_guest_read = nullptr;
-    rdma_device_destroy(_device);
+    unplug();
+}
+
+void Machine::unplug()
+{
+    rdma_device_destroy(std::exchange(_device, nullptr));
+}
+
+void Machine::set_dirty_log(bool on)
+{
+    rdma_device_set_dirty_log(_device, on);
 }
 
 void Machine::map_memory(bool all)
@@ -113,7 +175,7 @@ void Machine::map_memory(bool all)
     rdma_device_set_memory(_device, regions, all ? 3 : 1);
 }
 
-std::byte* Machine::host_address(uint64_t gpa, size_t size)
+std::byte* Machine::at(uint64_t gpa, size_t size)
 {
     if (gpa >= ram && gpa - ram <= ram_size && size <= ram_size - (gpa - ram)) {
         return _ram.data() + (gpa - ram);
@@ -127,7 +189,7 @@ std::byte* Machine::host_address(uint64_t gpa, size_t size)
 
 void Machine::poke(uint64_t gpa, const void* bytes, size_t size)
 {
-    std::byte* address = host_address(gpa, size);
+    std::byte* address = at(gpa, size);
     if (address && size > 0) {
         std::memcpy(address, bytes, size);
     }
@@ -135,7 +197,7 @@ void Machine::poke(uint64_t gpa, const void* bytes, size_t size)
 
 void Machine::peek(uint64_t gpa, void* bytes, size_t size)
 {
-    if (std::byte* address = host_address(gpa, size)) {
+    if (std::byte* address = at(gpa, size)) {
         std::memcpy(bytes, address, size);
     }
 }
@@ -147,7 +209,7 @@ uint64_t Machine::page()
     if (_next_page == more_ram + more_ram_size) {
         _next_page = ram;
     }
-    std::memset(host_address(gpa, page_size), 0, page_size);
+    std::memset(at(gpa, page_size), 0, page_size);
     return gpa;
 }
 
@@ -169,19 +231,36 @@ uint64_t Machine::directory(std::span<const uint64_t> list)
     return root;
 }
 
+void Machine::reset()
+{
+    rdma_device_reset(_device);
+}
+
+void Machine::write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size)
+{
+    Working working(this);
+    rdma_device_bar_write(_device, bar, offset, value, size);
+}
+
+uint64_t Machine::read_bar(unsigned bar, uint64_t offset, unsigned size)
+{
+    Working working(this);
+    return rdma_device_bar_read(_device, bar, offset, size);
+}
+
 void Machine::write_register(uint32_t offset, uint32_t value)
 {
-    rdma_device_bar_write(_device, RDMA_BAR_REGS, offset, value, 4);
+    write_bar(RDMA_BAR_REGS, offset, value);
 }
 
 uint32_t Machine::read_register(uint32_t offset)
 {
-    return static_cast<uint32_t>(rdma_device_bar_read(_device, RDMA_BAR_REGS, offset, 4));
+    return static_cast<uint32_t>(read_bar(RDMA_BAR_REGS, offset));
 }
 
 void Machine::ring(uint32_t uar_page, uint32_t offset, uint32_t value)
 {
-    rdma_device_bar_write(_device, RDMA_BAR_UAR, uint64_t{uar_page} * page_size + offset, value, 4);
+    write_bar(RDMA_BAR_UAR, uint64_t{uar_page} * page_size + offset, value);
 }
 
 void Machine::bring_up()
@@ -243,43 +322,58 @@ RespCreateMr Machine::register_memory(uint32_t pd, std::span<const uint64_t> lis
     return response<RespCreateMr>();
 }
 
-GuestQp Machine::create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr, uint32_t sge)
+GuestQp Machine::create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr, uint32_t sge,
+                           std::optional<uint32_t> srq)
 {
     uint32_t send_size = std::bit_ceil(static_cast<uint32_t>(sizeof(SqWqeHdr) + sge * sizeof(Sge)));
-    uint32_t recv_size = std::bit_ceil(static_cast<uint32_t>(sizeof(RqWqeHdr) + sge * sizeof(Sge)));
+    uint32_t recv_size = recv_entry_size(sge);
     size_t send_pages = (wr * send_size + page_size - 1) / page_size;
-    size_t recv_pages = (wr * recv_size + page_size - 1) / page_size;
+    size_t recv_pages = srq ? 0 : (wr * recv_size + page_size - 1) / page_size;
     auto list = pages(1 + send_pages + recv_pages);
     execute(cmd_create_qp, CmdCreateQp{.pdir_dma = directory(list),
                                        .pd_handle = pd,
                                        .send_cq_handle = cq,
                                        .recv_cq_handle = cq,
+                                       .srq_handle = srq.value_or(0),
                                        .max_send_wr = wr,
                                        .max_recv_wr = wr,
                                        .max_send_sge = sge,
                                        .max_recv_sge = sge,
                                        .total_chunks = static_cast<uint16_t>(list.size()),
                                        .send_chunks = static_cast<uint16_t>(send_pages),
-                                       .qp_type = type});
+                                       .qp_type = type,
+                                       .is_srq = srq.has_value()});
     auto resp = response<RespCreateQpV2>();
     auto first_recv = list.begin() + 1 + static_cast<std::ptrdiff_t>(send_pages);
-    return {resp.qp_handle,
+    return {_has_qp_handles ? resp.qp_handle : resp.qpn,
             resp.qpn,
             {list[0] + ring_tx_offset, {list.begin() + 1, first_recv}, send_size, wr},
-            {list[0] + ring_rx_offset, {first_recv, list.end()}, recv_size, wr}};
+            {list[0] + ring_rx_offset, {first_recv, list.end()}, recv_size, srq ? 0 : wr}};
 }
 
-void Machine::bind_gid(uint32_t index, uint8_t host)
+Ring Machine::create_srq(uint32_t pd, uint32_t wr, uint32_t sge, uint32_t& handle)
 {
-    CmdCreateBind bind{.mtu = 4500, .index = index, .gid_type = gid_type_v2};
+    uint32_t size = recv_entry_size(sge);
+    auto list = pages(1 + (wr * size + page_size - 1) / page_size);
+    execute(cmd_create_srq, CmdCreateSrq{.pdir_dma = directory(list),
+                                         .pd_handle = pd,
+                                         .nchunks = static_cast<uint32_t>(list.size()),
+                                         .attrs = {.max_wr = wr, .max_sge = sge}});
+    handle = response<RespHandle>().handle;
+    return {list[0] + ring_rx_offset, {list.begin() + 1, list.end()}, size, wr};
+}
+
+void Machine::bind_gid(uint32_t index, uint8_t host_number)
+{
+    CmdCreateBind bind{.mtu = 4500, .index = index, .gid_type = _gid_type};
     bind.gid[10] = bind.gid[11] = 0xff;
     bind.gid[12] = 10;
-    bind.gid[15] = host;
+    bind.gid[15] = host_number;
     execute(cmd_create_bind, bind);
 }
 
-void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host, uint32_t dest_qpn,
-                      uint32_t psn)
+void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host_number, uint32_t dest_qpn,
+                      uint32_t psn, uint8_t retries)
 {
     CmdModifyQp cmd{.qp_handle = qp.handle};
     QpAttr& attr = cmd.attrs;
@@ -298,15 +392,15 @@ void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host, uint32_t de
     attr.max_dest_rd_atomic = attr.max_rd_atomic = 4;
     attr.min_rnr_timer = 1;
     attr.timeout = 8;
-    attr.retry_cnt = attr.rnr_retry = 3;
+    attr.retry_cnt = attr.rnr_retry = retries;
     attr.ah_attr.ah_flags = 1;
     attr.ah_attr.port_num = 1;
     attr.ah_attr.hop_limit = 64;
     attr.ah_attr.dgid[10] = attr.ah_attr.dgid[11] = 0xff;
     attr.ah_attr.dgid[12] = 10;
-    attr.ah_attr.dgid[15] = host;
-    std::ranges::copy(own_mac, attr.ah_attr.dmac);
-    attr.ah_attr.dmac[5] = host;
+    attr.ah_attr.dgid[15] = host_number;
+    std::ranges::copy(mac_prefix, attr.ah_attr.dmac);
+    attr.ah_attr.dmac[5] = host_number;
     cmd.attr_mask = IBV_QP_STATE;
     if (type == qpt_rc || type == qpt_uc) {
         cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
@@ -333,14 +427,30 @@ void Machine::publish(const Ring& ring, const void* entry, size_t size)
     put(ring.state, (tail + 1) & (2 * ring.slots - 1));
 }
 
-void Machine::post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey)
+void Machine::post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey,
+                        uint64_t wr_id)
 {
+    if (qp.rq.slots == 0) {
+        return; // an SRQ's
+    }
     struct {
         RqWqeHdr hdr;
         Sge sge;
-    } wqe{{1, 1, length}, {address, length, lkey}};
+    } wqe{{wr_id, 1, length}, {address, length, lkey}};
     publish(qp.rq, &wqe, sizeof(wqe));
     ring(1, uar_qp_offset, uar_qp_recv | qp.handle);
+}
+
+std::optional<Cqe> Machine::poll(const Ring& cq)
+{
+    auto state = get<RingState>(cq.state);
+    if (state.prod_tail == state.cons_head) {
+        return std::nullopt;
+    }
+    uint64_t offset = uint64_t{state.cons_head & (cq.slots - 1)} * cq.entry_size;
+    auto cqe = get<Cqe>(cq.pages[offset / page_size] + offset % page_size);
+    put(cq.state + sizeof(uint32_t), (state.cons_head + 1) & (2 * cq.slots - 1));
+    return cqe;
 }
 
 void Machine::drain(const Ring& ring)
@@ -355,16 +465,21 @@ void Machine::drain_events()
     }
 }
 
-Av Machine::address_vector(uint8_t host, uint32_t pd)
+void Machine::lie_about_events(uint32_t index, uint32_t value)
+{
+    put(_event_rings[index / 2] + index % 2 * sizeof(uint32_t), value);
+}
+
+Av Machine::address_vector(uint8_t host_number, uint32_t pd)
 {
     Av av{};
     av.port_pd = 1u << 24 | pd;
     av.dgid[10] = av.dgid[11] = 0xff;
     av.dgid[12] = 10;
-    av.dgid[15] = host;
+    av.dgid[15] = host_number;
     av.hop_limit = 64;
-    std::ranges::copy(own_mac, av.dmac);
-    av.dmac[5] = host;
+    std::ranges::copy(mac_prefix, av.dmac);
+    av.dmac[5] = host_number;
     return av;
 }
 
@@ -373,6 +488,7 @@ void Machine::receive(std::span<const uint8_t> frame)
     // A copy of its own, whose end ASan watches.
     std::unique_ptr<uint8_t[]> copy(new uint8_t[frame.size()]);
     std::ranges::copy(frame, copy.get());
+    Working working(this);
     rdma_device_receive(_device, copy.get(), frame.size());
 }
 
@@ -385,6 +501,7 @@ void Machine::observe_sent(std::span<const uint8_t> frame)
 
 void Machine::advance(int64_t nanoseconds)
 {
+    Working working(this);
     int64_t end = _now + nanoseconds;
     for (int i = 0; i < 64 && _deadline <= end; ++i) {
         _now = std::max(_now, _deadline);
@@ -398,6 +515,7 @@ void Machine::set_network_full(bool full)
 {
     _full = full;
     if (!full) {
+        Working working(this);
         rdma_device_tx_ready(_device);
     }
 }
@@ -405,6 +523,7 @@ void Machine::set_network_full(bool full)
 void Machine::set_link(bool up)
 {
     _link_up = up;
+    Working working(this);
     rdma_device_link_changed(_device);
 }
 

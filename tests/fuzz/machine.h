@@ -3,11 +3,13 @@
 // A virtual machine around a PVRDMA device behind its C boundary: RAM whose
 // ends ASan watches, a network that takes every frame, a clock that the test
 // moves; and a driver that knows what is right, so that what is wrong can be
-// put where it hurts.
+// put where it hurts. What a fuzz target finds becomes a unit test on this.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,6 +37,9 @@ struct GuestQp {
     Ring rq;
 };
 
+// The defaults of the device.
+PvrdmaConfig default_config();
+
 class Machine {
 public:
     // RAM is one region and, right behind it for the guest but elsewhere for
@@ -44,15 +49,23 @@ public:
     static constexpr uint64_t more_ram = ram + ram_size;
     static constexpr uint64_t more_ram_size = 16 * page_size;
     static constexpr uint64_t rom = 0x8000'0000;
-    static constexpr uint8_t own_mac[6] = {0x52, 0x54, 0, 0, 0, 1};
+    static constexpr uint8_t mac_prefix[5] = {0x52, 0x54, 0, 0, 0}; // then the host
 
-    explicit Machine(bool dirty_log = false);
+    // host: its number in 10.0.0.0/24 and in MAC addresses, 1 to 3; two machines
+    // at once have different ones.
+    explicit Machine(uint8_t host = 1, const PvrdmaConfig& config = default_config());
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
 
-    RdmaDevice* device() { return _device; }
+    uint8_t host() const { return _host; }
     void map_memory(bool all);
+    void set_dirty_log(bool on);
+    // Where frames go that the device sends (otherwise nowhere).
+    std::function<void(std::span<const uint8_t>)> on_send;
+    // Called for each interrupt; may do whatever an MSI message may lead to.
+    std::function<void(unsigned vector)> on_irq;
+    std::function<void()> on_poll_idle, on_poll_end;
 
     // RAM as the guest sees it. poke ignores what is not RAM.
     uint64_t page(); // a page of zeros that nobody has; at the end, the first again
@@ -77,6 +90,10 @@ public:
     uint64_t command_slot = 0;
     uint64_t response_slot = 0;
     void bring_up();
+    void reset();  // as the hypervisor does it
+    void unplug(); // ends the device; nothing but the machine's end may follow
+    void write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size = 4);
+    uint64_t read_bar(unsigned bar, uint64_t offset, unsigned size = 4);
     void write_register(uint32_t offset, uint32_t value);
     uint32_t read_register(uint32_t offset);
     void ring(uint32_t page, uint32_t offset, uint32_t value);
@@ -97,24 +114,33 @@ public:
     uint32_t create_pd();
     Ring create_cq(uint32_t entries, uint32_t& handle);
     RespCreateMr register_memory(uint32_t pd, std::span<const uint64_t> pages, uint64_t iova);
-    GuestQp create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr = 16, uint32_t sge = 2);
-    void bind_gid(uint32_t index, uint8_t host); // 10.0.0.host
-    // To RTS. RC and UC: towards 10.0.0.host's dest_qpn, both PSNs as given.
-    void connect(const GuestQp& qp, uint8_t type, uint8_t host, uint32_t dest_qpn, uint32_t psn);
+    // srq: in place of a receive queue.
+    GuestQp create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32_t wr = 16, uint32_t sge = 2,
+                      std::optional<uint32_t> srq = {});
+    Ring create_srq(uint32_t pd, uint32_t wr, uint32_t sge, uint32_t& handle);
+    void bind_gid(uint32_t index, uint8_t host_number); // 10.0.0.host_number
+    // To RTS. RC and UC: towards the host's dest_qpn, both PSNs as given.
+    void connect(const GuestQp& qp, uint8_t type, uint8_t host_number, uint32_t dest_qpn,
+                 uint32_t psn, uint8_t retries = 3);
 
     // Publishes an entry of raw bytes (as many as fit a slot).
     void publish(const Ring& ring, const void* entry, size_t size);
-    void post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey);
-    // As consumer: takes all there is.
+    void post_recv(const GuestQp& qp, uint64_t address, uint32_t length, uint32_t lkey,
+                   uint64_t wr_id = 1);
+    // As consumer: takes the oldest entry, if there is one; takes all there is.
+    std::optional<Cqe> poll(const Ring& cq);
     void drain(const Ring& ring);
     void drain_events();
-    static Av address_vector(uint8_t host, uint32_t pd);
+    // Writes one of the four indices of the two event rings.
+    void lie_about_events(uint32_t index, uint32_t value);
+    static Av address_vector(uint8_t host_number, uint32_t pd);
 
     // The world.
     void receive(std::span<const uint8_t> frame);
     // A frame of the guest's NIC.
     void observe_sent(std::span<const uint8_t> frame);
     void advance(int64_t nanoseconds);
+    int64_t deadline() const { return _deadline - _now; } // of the timer, from now
     // The network takes no frames until told again.
     void set_network_full(bool full);
     void set_link(bool up);
@@ -128,12 +154,20 @@ public:
     };
     void change_while_read(std::vector<Change> changes);
 
-private:
-    std::byte* host_address(uint64_t gpa, size_t size);
     void peek(uint64_t gpa, void* bytes, size_t size);
+    std::byte* at(uint64_t gpa, size_t size); // null where it is not RAM
+
+private:
+    // While the device works: whose memory it is that it reads.
+    class Working;
+
     void before_read(uint64_t gpa, uint64_t size);
     static const RdmaHostOps ops;
+    static Machine* _working;
 
+    const uint8_t _host;
+    const bool _has_qp_handles; // in the answer to CREATE_QP
+    const uint8_t _gid_type;
     std::span<std::byte> _ram;
     std::span<std::byte> _more_ram;
     std::span<std::byte> _rom;

@@ -44,6 +44,15 @@ public:
         _memory.set_table(regions);
     }
 
+    // The same memory elsewhere in the host's; where it was is gone.
+    void move()
+    {
+        decltype(_ram) old = std::move(_ram);
+        _ram.reset(static_cast<std::byte*>(std::calloc(size, 1)));
+        std::copy_n(old.get(), _next - base, _ram.get());
+        plug();
+    }
+
     // A page of zeros. Pages are not adjacent, so that a run over an end shows.
     uint64_t page()
     {

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What went wrong in QEMU's first PVRDMA device (2.12 to 9.0), one test for each
-// class: a guest that does the like gets an error, and the device goes on. The
-// test programs run under ASan and UBSan.
+// What went wrong in QEMU's first PVRDMA device (2.12 to 9.0), a test for each
+// record, named after it, and for what has none: a guest that does the like gets
+// an error, and the device goes on. The test programs run under ASan, with its
+// leak check, and UBSan.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <memory>
 #include <random>
 
+#include "engine.h"
 #include "pvrdma_guest.h"
 
 namespace rdma::test {
@@ -31,9 +34,22 @@ struct PvrdmaSecurity : testing::Test {
 
 } // namespace
 
-// Leaks on the error paths of creation: what failed has left nothing behind,
-// neither here nor in the backend.
-TEST_F(PvrdmaSecurity, Cve2018_20123_and_20126_failed_creation_leaves_nothing)
+// A leak where the device itself could not be made.
+TEST(PvrdmaCreation, Cve2018_20123_a_device_that_cannot_be_made_leaves_nothing)
+{
+    PvrdmaConfig bad = default_config();
+    bad.max_qp = 1;
+    for (int i = 0; i < 10; ++i) {
+        char* error = nullptr;
+        EXPECT_EQ(pvrdma_device_create(&bad, nullptr, nullptr, &error), nullptr);
+        ASSERT_NE(error, nullptr);
+        std::free(error);
+    }
+}
+
+// Leaks on the error paths of CREATE_CQ and CREATE_QP: what failed has left
+// nothing behind, neither here nor in the backend.
+TEST_F(PvrdmaSecurity, Cve2018_20126_failed_creation_leaves_nothing)
 {
     guest.set_up();
     size_t cqs = guest.backend.cqs.ids.size();
@@ -154,17 +170,45 @@ TEST_F(PvrdmaSecurity, Cve2021_3582_page_count_and_length_of_a_region_agree)
     expect_alive();
 }
 
-// Integer overflow in the number of pages of a ring, and an uninitialised
-// pointer unmapped, when DSRHIGH was written.
-TEST_F(PvrdmaSecurity, Cve2021_3607_and_3608_a_bad_region_is_refused_and_forgotten)
+// Integer overflow in the number of pages of an event ring, when DSRHIGH was
+// written.
+TEST_F(PvrdmaSecurity, Cve2021_3607_page_counts_that_overflow_are_refused)
 {
     for (uint32_t pages : {0u, 1u, 0x40000001u, 0x80000000u, 0xffffffffu}) {
         guest.region().async_ring.num_pages = pages;
         EXPECT_FALSE(guest.bring_up());
-        guest.write(reg_dsr_high, 0);
-        guest.write(reg_ctl, ctl_reset);
+        guest.region().async_ring.num_pages = 4;
+        guest.region().cq_ring.num_pages = pages;
+        EXPECT_FALSE(guest.bring_up());
+        guest.region().cq_ring.num_pages = 4;
     }
-    guest.region().async_ring.num_pages = 4;
+    guest.set_up();
+    expect_alive();
+}
+
+// A pointer never set was freed when one part of the shared region was bad:
+// after each such failure all can be taken back and begun anew.
+TEST_F(PvrdmaSecurity, Cve2021_3608_a_half_made_region_is_taken_back)
+{
+    SharedRegion right = guest.region();
+    for (uint64_t SharedRegion::* slot :
+         {&SharedRegion::cmd_slot_dma, &SharedRegion::resp_slot_dma}) {
+        guest.region().*slot = GuestRam::hole;
+        EXPECT_FALSE(guest.bring_up());
+        guest.write(reg_dsr_high, 0); // taken back
+        guest.write(reg_ctl, ctl_reset);
+        guest.region() = right;
+    }
+    for (RingPageInfo SharedRegion::* ring :
+         {&SharedRegion::async_ring, &SharedRegion::cq_ring}) {
+        for (uint64_t directory : {uint64_t{0}, GuestRam::hole, guest.ram.page()}) {
+            (guest.region().*ring).pdir_dma = directory;
+            EXPECT_FALSE(guest.bring_up());
+            guest.write(reg_dsr_high, 0);
+            guest.write(reg_ctl, ctl_reset);
+            guest.region() = right;
+        }
+    }
     guest.set_up();
     expect_alive();
 }
@@ -209,7 +253,7 @@ TEST_F(PvrdmaSecurity, Cve2023_1544_ring_page_count_is_bounded)
 }
 
 // Error paths that went on without taking the bad request off its ring.
-TEST_F(PvrdmaSecurity, a_bad_request_is_taken_off_its_ring)
+TEST_F(PvrdmaSecurity, NoRecord_a_bad_request_is_taken_off_its_ring)
 {
     guest.set_up();
     ModelQp qp = guest.create_qp({});
@@ -242,7 +286,7 @@ TEST_F(PvrdmaSecurity, a_ring_whose_head_cannot_be_written_gives_no_requests)
 
 // Double fetch of hdr.cmd: the driver's slot can change while the device works.
 // Here the response slot is the command slot, so that it does.
-TEST_F(PvrdmaSecurity, a_command_is_fetched_once)
+TEST_F(PvrdmaSecurity, NoRecord_a_command_is_fetched_once)
 {
     guest.region().resp_slot_dma = guest.command_slot;
     ASSERT_TRUE(guest.bring_up());
@@ -255,7 +299,7 @@ TEST_F(PvrdmaSecurity, a_command_is_fetched_once)
 
 // Double fetch of num_sge: the request is as it was when it was taken, whatever
 // the guest writes later.
-TEST_F(PvrdmaSecurity, a_request_is_fetched_once)
+TEST_F(PvrdmaSecurity, NoRecord_num_sge_is_fetched_once)
 {
     guest.set_up();
     ModelQp qp = guest.create_qp({});
@@ -268,8 +312,53 @@ TEST_F(PvrdmaSecurity, a_request_is_fetched_once)
     EXPECT_EQ(send->wr.num_sge, 1);
 }
 
-// Off by one when a table of handles is full.
-TEST_F(PvrdmaSecurity, handles_stay_below_their_limit)
+// Off by one when a table of handles is full: whatever the kind, as many are
+// made as are advertised, the handles stay below that, and one more is refused.
+TEST(PvrdmaHandles, NoRecord_handles_stay_below_their_limit)
+{
+    // On the real engine, which hands them out.
+    constexpr uint32_t limit = 8;
+    Statistics stats;
+    GuestMemory memory;
+    Limits limits{};
+    limits.max_pd = limits.max_mr = limits.max_cq = limits.max_srq = limits.max_qp = limit;
+    limits.max_qp_wr = limits.max_srq_wr = 4;
+    limits.max_sge = limits.gid_tbl_len = 1;
+    struct NoLink final : roce::Link {
+        bool send(std::span<const uint8_t>) override { return true; }
+        Mac mac() override { return {}; }
+    } link;
+    roce::Engine engine(limits, memory, stats, link);
+    auto fill = [&](auto&& make) {
+        uint32_t made = 0;
+        for (Result<uint32_t> id = make(); id; id = make()) {
+            EXPECT_LT(*id, limit);
+            if (++made > limit) {
+                break;
+            }
+        }
+        EXPECT_LE(made, limit);
+        EXPECT_GE(made, limit - 2); // handles 0 and 1 may be reserved
+    };
+    fill([&] { return engine.alloc_pd(); });
+    fill([&] { return engine.create_cq(); });
+    fill([&] { return engine.create_srq(0, {4, 1, 0}); });
+    fill([&]() -> Result<uint32_t> {
+        QpInit init;
+        init.type = IBV_QPT_RC;
+        init.cap = {4, 4, 1, 1, 0};
+        auto numbers = engine.create_qp(init);
+        return numbers ? Result<uint32_t>(numbers->id) : std::unexpected(numbers.error());
+    });
+    fill([&]() -> Result<uint32_t> {
+        MrInit init;
+        init.kind = MrInit::Kind::dma;
+        auto keys = engine.reg_mr(init);
+        return keys ? Result<uint32_t>(keys->id) : std::unexpected(keys.error());
+    });
+}
+
+TEST_F(PvrdmaSecurity, NoRecord_contexts_stay_below_their_limit)
 {
     PvrdmaConfig config = default_config();
     config.max_uar = 8;
@@ -279,6 +368,25 @@ TEST_F(PvrdmaSecurity, handles_stay_below_their_limit)
         EXPECT_LT(small.ask<RespHandle>(cmd_create_uc, CmdCreateUc{}).handle, 8u);
     }
     EXPECT_EQ(small.post(cmd_create_uc, CmdCreateUc{}), static_cast<uint32_t>(ENOMEM));
+}
+
+// A ring's state was unmapped through a pointer that had been moved to the second
+// half of it. Nothing is mapped here: the device finds a ring where guest memory
+// is now, and when the queue ends leaves it as it is.
+TEST_F(PvrdmaSecurity, NoRecord_a_ring_is_found_anew_and_left_alone_at_its_end)
+{
+    guest.set_up();
+    ModelCq cq = guest.create_cq(4);
+    ASSERT_TRUE(guest.device.complete(cq.handle, {}));
+    ASSERT_EQ(cq.ring.tail(), 1u);
+    guest.ram.move();
+    ASSERT_TRUE(guest.device.complete(cq.handle, {}));
+    EXPECT_EQ(cq.ring.tail(), 2u);
+    EXPECT_EQ(guest.destroy(cmd_destroy_cq, cq.handle), 0u);
+    EXPECT_FALSE(guest.device.complete(cq.handle, {}));
+    EXPECT_EQ(cq.ring.tail(), 2u);
+    EXPECT_EQ(cq.ring.head(), 0u);
+    expect_alive();
 }
 
 // Whatever a guest writes wherever: it gets errors, and the device goes on.

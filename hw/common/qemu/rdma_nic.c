@@ -44,14 +44,13 @@ static RdmaNic *rdma_nic_of(NetClientState *nc)
  * while one waits for it; but the RDMA device has to answer in that time. So
  * frames wait here. Those for a VM that is still to come are its other self's.
  */
-static ssize_t filter_rdma_hold(RdmaNic *nic, NetClientState *sender,
-                                unsigned flags, const struct iovec *iov,
-                                int iovcnt)
+static void filter_rdma_hold(RdmaNic *nic, NetClientState *sender,
+                             unsigned flags, const struct iovec *iov,
+                             int iovcnt)
 {
     if (!runstate_check(RUN_STATE_INMIGRATE)) {
         qemu_net_queue_append_iov(nic->held, sender, flags, iov, iovcnt, NULL);
     }
-    return iov_size(iov, iovcnt);
 }
 
 void rdma_nic_started(RdmaNic *nic)
@@ -72,6 +71,7 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
                   0 : qemu_get_vnet_hdr_len(nf->netdev);
     g_autofree uint8_t *linear = NULL;
     const uint8_t *frame;
+    bool taken;
 
     if (!f->nic || f->nic->nc->link_down || size <= skip) {
         return 0;
@@ -94,12 +94,18 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
         iov_to_buf(iov, iovcnt, 0, linear, size);
         frame = linear;
     }
-    if (!rdma_device_receive(f->nic->device, frame + skip, size - skip)) {
-        return runstate_is_running() ? 0 :
-               filter_rdma_hold(f->nic, sender, flags, iov, iovcnt);
+    /* An interrupt may lead to the device's end (rdma_device.h). */
+    object_ref(OBJECT(f));
+    taken = rdma_device_receive(f->nic->device, frame + skip, size - skip);
+    if (taken && f->nic) {
+        qemu_bh_schedule(f->nic->drain);
     }
-    qemu_bh_schedule(f->nic->drain);
-    return size;
+    if (!taken && f->nic && !runstate_is_running()) {
+        filter_rdma_hold(f->nic, sender, flags, iov, iovcnt);
+        taken = true;
+    }
+    object_unref(OBJECT(f));
+    return taken ? size : 0;
 }
 
 /*
@@ -111,13 +117,19 @@ static void rdma_nic_drain(void *opaque)
 {
     enum { MAX_TURNS = 64 };
     RdmaNic *nic = opaque;
+    Object *owner = OBJECT(nic->pci_dev);
 
-    for (int i = 0; i < MAX_TURNS; i++) {
+    object_ref(owner);
+    /* A packet may lead to the device's end. */
+    for (int i = 0; i < MAX_TURNS && nic->nc; i++) {
         if (!aio_poll(iohandler_get_aio_context(), false)) {
-            qemu_bh_cancel(nic->drain);
-            return;
+            if (nic->nc) {
+                qemu_bh_cancel(nic->drain);
+            }
+            break;
         }
     }
+    object_unref(owner);
 }
 
 static void rdma_nic_sent(NetClientState *nc, ssize_t len)
@@ -176,10 +188,14 @@ static void rdma_nic_disconnect(RdmaNic *nic)
     nic->nc->info = nic->original_info;
     qemu_bh_delete(nic->drain);
     qemu_del_net_queue(nic->held);
-    if (nic->filter) {
-        object_unparent(OBJECT(nic->filter));
-    }
     nic->nc = NULL;
+    if (nic->filter) {
+        NetFilterState *filter = nic->filter;
+
+        FILTER_RDMA(filter)->nic = NULL;
+        nic->filter = NULL;
+        object_unparent(OBJECT(filter));
+    }
 }
 
 static void rdma_nic_link_status_changed(NetClientState *nc)
