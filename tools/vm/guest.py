@@ -22,6 +22,9 @@ KERNEL_TROUBLE = re.compile(
     r"rcu_(?:sched|preempt).*(?:stall|self-detected)|possible (?:circular|recursive) locking|"
     r"Call Trace:|UBSAN:|KASAN:")
 
+# What a QEMU built with sanitizers prints of itself.
+QEMU_TROUBLE = re.compile(r"ERROR: \w+Sanitizer|runtime error:")
+
 BOOT_TIMEOUT = 180  # seconds; 6 are usual
 
 Result = collections.namedtuple("Result", "status output")
@@ -192,6 +195,11 @@ class Guest:
         """Lines of the kernel's log that should not be there."""
         log = self.serial_log.read_text(errors="replace")
         return [line for line in log.splitlines() if KERNEL_TROUBLE.search(line)]
+
+    def qemu_trouble(self):
+        """Lines of QEMU's own output that should not be there."""
+        log = self.qemu_log.read_text(errors="replace")
+        return [line for line in log.splitlines() if QEMU_TROUBLE.search(line)]
 
     def stats(self):
         """The counters of the guest's pvrdma device."""
