@@ -33,6 +33,9 @@ def fabric(request, tmp_path_factory, image, payload):
     pair = Fabric(request.param, directory, image, payload=payload)
     yield pair
     pair.stop()
+    # Also of how QEMU ended.
+    for node in pair.nodes:
+        assert not node.guest.qemu_trouble(), node.guest.qemu_log.read_text(errors="replace")
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,7 @@ def healthy_kernels(request):
         node.guest.reported = len(trouble)
         assert not trouble[reported:], f"kernel of {node.guest.name}: {trouble[reported:]}"
         assert node.guest.failure is None, node.guest.failure
+        assert not node.guest.qemu_trouble(), node.guest.qemu_log.read_text(errors="replace")
 
 
 @pytest.hookimpl(hookwrapper=True)

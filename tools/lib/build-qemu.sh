@@ -2,7 +2,9 @@
 # shellcheck shell=bash
 #
 # Builds QEMU 10.0 from Debian's source package with our devices in it.
-# build_qemu sets qemu_binary and qemu_firmware.
+# build_qemu sets qemu_binary and qemu_firmware. Of three kinds, by qemu_kind:
+# empty, as it is used; "sanitize" (set QEMU_RDMA_SANITIZE), QEMU and core under
+# ASan and UBSan; "fuzz", QEMU's own device fuzzer with both of them.
 
 # shellcheck source=tools/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -15,6 +17,10 @@ host_packages=(
     libisal-dev libfmt-dev libibverbs-dev
     seabios ipxe-qemu qemu-system-data
 )
+
+fuzz_packages=(clang-19 llvm-19 libclang-rt-19-dev)
+
+qemu_kind=${QEMU_RDMA_SANITIZE:+sanitize}
 
 # A Meson that QEMU accepts, from a package of a later suite, not installed.
 build_meson() {
@@ -38,12 +44,25 @@ build_meson() {
 # The C++ core as a static library, in a folder of its own for each tree.
 build_core() {
     build_meson
-    core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)
+    core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)${qemu_kind:+-$qemu_kind}
+    local options=(--buildtype=release -Ddebug=true -Dtests=false)
+    case $qemu_kind in
+    sanitize | fuzz) options+=(-Db_sanitize=address,undefined -Db_lundef=false) ;;
+    esac
+    # vptr: its run-time part is C++, and QEMU is linked as C.
+    [ "$qemu_kind" != fuzz ] || options+=(-Dfuzz=true -Dcpp_args=-fno-sanitize=vptr)
     if [ ! -e "$core_build/build.ninja" ]; then
-        run_logged core-setup "${meson[@]}" setup --buildtype=release -Ddebug=true \
-            -Dtests=false "$core_build" "$top"
+        compiler run_logged core-setup "${meson[@]}" setup "${options[@]}" "$core_build" "$top"
     fi
-    run_logged core-build ninja -C "$core_build"
+    run_logged core-build ninja -C "$core_build" libqemu-rdma-core.a
+}
+
+# compiler COMMAND...: with the compiler that this kind is built with.
+compiler() {
+    if [ "$qemu_kind" = fuzz ]; then
+        local -x CC=clang-19 CXX=clang++-19
+    fi
+    "$@"
 }
 
 unpack_qemu() {
@@ -84,11 +103,13 @@ link_glue() {
     for link in Kconfig:hw/qemu/Kconfig meson.build:hw/qemu/meson.build ours:.; do
         ln -sfn "$top/${link#*:}" "$qemu_source/hw/rdma/${link%%:*}"
     done
-    # The archive keeps its time when it has not changed, so that QEMU is not
-    # linked again.
-    mkdir -p "$qemu_source/hw/rdma/lib"
-    cmp -s "$core_build/libqemu-rdma-core.a" "$qemu_source/hw/rdma/lib/libqemu-rdma-core.a" ||
-        cp "$core_build/libqemu-rdma-core.a" "$qemu_source/hw/rdma/lib/"
+}
+
+# The archive keeps its time when it has not changed, so that QEMU is not linked
+# again.
+copy_core() {
+    cmp -s "$core_build/libqemu-rdma-core.a" "$qemu_build/libqemu-rdma-core.a" ||
+        cp "$core_build/libqemu-rdma-core.a" "$qemu_build/"
 }
 
 # Anew where the options have changed.
@@ -99,20 +120,21 @@ configure_qemu() {
         --enable-vhost-net --enable-vhost-user --enable-virtfs --enable-attr --enable-cap-ng --enable-pixman
         --enable-tools --enable-fdt=system --disable-download --disable-install-blobs --disable-docs --disable-werror
     )
-    if [ -n "${QEMU_RDMA_SANITIZE:-}" ]; then
-        options+=(--enable-asan --enable-ubsan)
-    fi
+    case $qemu_kind in
+    sanitize | fuzz) options+=(--enable-asan --enable-ubsan) ;;
+    esac
+    [ "$qemu_kind" != fuzz ] || options+=(--enable-fuzzing)
     [ "$(cat "$qemu_build/options" 2>/dev/null)" != "${options[*]}" ] || return 0
     say "configuring QEMU"
     rm -rf "$qemu_build"
     mkdir -p "$qemu_build"
-    (cd "$qemu_build" && run_logged qemu-configure "$qemu_source/configure" "${options[@]}")
+    (cd "$qemu_build" && compiler run_logged qemu-configure "$qemu_source/configure" "${options[@]}")
     printf '%s\n' "${options[*]}" >"$qemu_build/options"
 }
 
 build_qemu() {
     # A run that would change nothing ends here.
-    local stamp=$cache/build/qemu-stamp${QEMU_RDMA_SANITIZE:+-sanitize} inputs built=
+    local stamp=$cache/build/qemu-stamp${qemu_kind:+-$qemu_kind} inputs built=
     inputs=$(fingerprint "$top"/{hw,backend,tools/lib,meson.build,meson_options.txt})
     if [ -e "$stamp" ]; then
         read -r built qemu_binary <"$stamp"
@@ -122,14 +144,18 @@ build_qemu() {
     fi
     rm -f "$stamp"
     need_packages "${host_packages[@]}"
+    [ "$qemu_kind" != fuzz ] || need_packages "${fuzz_packages[@]}"
     build_core
     unpack_qemu
+    qemu_build=$qemu_source/build${qemu_kind:+-$qemu_kind}
     link_glue
-    qemu_build=$qemu_source/build${QEMU_RDMA_SANITIZE:+-sanitize}
     configure_qemu
-    say "building QEMU (about 4 minutes the first time on 2 cores)"
-    run_logged qemu-build ninja -C "$qemu_build" qemu-system-x86_64 qemu-img
-    qemu_binary=$qemu_build/qemu-system-x86_64
+    copy_core
+    say "building QEMU (about 4 minutes the first time on 2 cores, longer with sanitizers)"
+    local targets=(qemu-system-x86_64 qemu-img)
+    [ "$qemu_kind" != fuzz ] || targets=(qemu-fuzz-x86_64)
+    run_logged qemu-build ninja -C "$qemu_build" "${targets[@]}"
+    qemu_binary=$qemu_build/${targets[0]}
     printf '%s %s\n' "$inputs" "$qemu_binary" >"$stamp.new"
     mv "$stamp.new" "$stamp"
     say "QEMU is built"

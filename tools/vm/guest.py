@@ -17,6 +17,9 @@ KERNEL_TROUBLE = re.compile(
     r"rcu_(?:sched|preempt).*(?:stall|self-detected)|possible (?:circular|recursive) locking|"
     r"Call Trace:|UBSAN:|KASAN:")
 
+# What a QEMU built with sanitizers prints of itself.
+QEMU_TROUBLE = re.compile(r"ERROR: \w+Sanitizer|runtime error:")
+
 BOOT_TIMEOUT = 180  # seconds; 6 are usual
 READY = b'{"ready": true}'  # the agent's first line
 LOST = -1  # status of a process whose guest has restarted
@@ -238,6 +241,11 @@ class Guest:
         """Lines of the kernel's log that should not be there."""
         log = self.serial_log.read_text(errors="replace")
         return [line for line in log.splitlines() if KERNEL_TROUBLE.search(line)]
+
+    def qemu_trouble(self):
+        """Lines of QEMU's own output that should not be there."""
+        log = self.qemu_log.read_text(errors="replace")
+        return [line for line in log.splitlines() if QEMU_TROUBLE.search(line)]
 
     def wait_stats(self, condition, timeout=60, device="rdma0"):
         """Until the counters of a pvrdma device of the guest meet a condition; returns them."""

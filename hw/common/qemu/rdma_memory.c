@@ -3,6 +3,9 @@
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
 #include "system/tcg.h"
+#ifdef RDMA_FUZZ
+#include "hw/boards.h"
+#endif
 #include "rdma_memory.h"
 
 /* Rebuilt from nothing in each transaction: begin, region_add/nop, commit. */
@@ -130,6 +133,14 @@ void rdma_memory_mark_dirty(RdmaMemory *m, uint64_t gpa, uint64_t size)
     }
 }
 
+#ifdef RDMA_FUZZ
+/* QEMU's device fuzzer fills memory as a device reads it. */
+static void rdma_memory_fuzz_read(uint64_t gpa, uint64_t size)
+{
+    fuzz_dma_read_cb(gpa, size, current_machine->ram);
+}
+#endif
+
 void rdma_memory_start(RdmaMemory *m, AddressSpace *as, RdmaDevice *device)
 {
     m->as = as;
@@ -145,6 +156,9 @@ void rdma_memory_start(RdmaMemory *m, AddressSpace *as, RdmaDevice *device)
         .log_global_start = rdma_memory_log_start,
         .log_global_stop = rdma_memory_log_stop,
     };
+#ifdef RDMA_FUZZ
+    rdma_before_guest_read = rdma_memory_fuzz_read;
+#endif
     rdma_device_set_dirty_log(device, tcg_enabled());
     memory_listener_register(&m->listener, as);
 }

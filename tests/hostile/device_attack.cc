@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// One thread asks things of the device, mostly right ones: it brings it up, makes
+// objects, connects two QPs with each other, posts requests. Another, on
+// another CPU where there is one, writes over the memory in which all that is.
+#include <fmt/format.h>
+#include <infiniband/verbs.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "attacks.h"
+#include "pci_function.h"
+#include "pvrdma_abi.h"
+#include "queue_abi.h"
+
+namespace hostile {
+
+namespace {
+
+using namespace rdma::pvrdma;
+
+constexpr uint64_t page_size = 4096;
+constexpr uint64_t num_pages = DmaMemory::size / page_size;
+constexpr unsigned registers = 1; // BARs
+constexpr unsigned doorbells = 2;
+constexpr uint32_t queue_depth = 16;
+constexpr uint32_t queue_entry = 256; // bytes, of 8 SGEs
+constexpr uint32_t queue_sge = 8;
+constexpr uint32_t known_qkey = 0x11111111;
+
+class DeviceAttack {
+public:
+    explicit DeviceAttack(const Options& options)
+        : _options(options), _random(options.seed), _function(options.device)
+    {
+    }
+
+    void run()
+    {
+        std::atomic<bool> stop = false;
+        std::thread scribbler([&] { scribble(stop); });
+        fmt::print("attacking\n");
+        std::fflush(stdout);
+        uint64_t rounds = 0;
+        for (; !stopped(_options); ++rounds) {
+            round();
+        }
+        stop = true;
+        scribbler.join();
+        _function.set_msix(false);
+        _function.enable();
+        write(reg_ctl, ctl_reset);
+        fmt::print("{} rounds, {} actions, {} commands done\n", rounds, _actions, _commands_done);
+    }
+
+private:
+    // From the device up to requests, then every kind of harm.
+    void round()
+    {
+        _function.enable();
+        bring_up();
+        create_objects();
+        uint64_t actions = 50 + _random() % 200;
+        for (uint64_t i = 0; i < actions; ++i, ++_actions) {
+            act();
+        }
+        if (_random() % 2) {
+            write(reg_ctl, ctl_reset);
+        }
+    }
+
+    void act()
+    {
+        switch (_random() % 16) {
+        case 0:
+            write(static_cast<uint32_t>(_random() % 16 * 4), awkward(_random));
+            break;
+        case 1:
+            read(static_cast<uint32_t>(_random() % 16 * 4));
+            break;
+        case 2: // anywhere in the BARs
+            _function.bar(registers)[_random() % _function.bar(registers).size()] = awkward(_random);
+            break;
+        case 3:
+            _function.bar(doorbells)[_random() % _function.bar(doorbells).size()] = awkward(_random);
+            break;
+        case 4:
+            spoiled_command();
+            break;
+        case 5:
+            bring_up();
+            break;
+        case 6:
+            aim_interrupts();
+            break;
+        case 7:
+            if (_random() % 8 == 0) {
+                _function.disable(); // no DMA for a while
+                ring(uar_qp_offset, uar_qp_send | _qps[0].handle);
+                _function.enable();
+            }
+            break;
+        case 8:
+            ring(uar_cq_offset, 1u << (29 + _random() % 3) | (_random() % 8 ? _cq : awkward(_random)));
+            break;
+        case 9:
+            ring(uar_srq_offset, uar_srq_recv | awkward(_random));
+            break;
+        default:
+            post();
+        }
+    }
+
+    // Memory for the device: pages one after another, again from the first at
+    // the end.
+    uint64_t page()
+    {
+        uint64_t index = _next_page++ % num_pages;
+        std::memset(_memory.memory() + index * page_size, 0, page_size);
+        return _memory.physical() + index * page_size;
+    }
+    uint8_t* at(uint64_t physical) { return _memory.memory() + (physical - _memory.physical()); }
+    template <typename T>
+    void put(uint64_t physical, const T& value)
+    {
+        std::memcpy(at(physical), &value, sizeof(value));
+    }
+    // Where directories may point: memory of our own, or none at all. The rest of
+    // the guest's memory is not ours to have written over.
+    uint64_t address()
+    {
+        switch (_random() % 4) {
+        case 0:
+            return (_random() | uint64_t{1} << 62) & ~(page_size - 1);
+        case 1:
+            return _random() | uint64_t{1} << 62;
+        default:
+            return _memory.physical() + _random() % num_pages * page_size;
+        }
+    }
+    // Directory of so many pages of ours; the first's address is returned in
+    // first.
+    uint64_t directory(size_t count, uint64_t& first)
+    {
+        uint64_t root = page();
+        uint64_t table = page();
+        put(root, table);
+        for (size_t i = 0; i < count; ++i) {
+            uint64_t entry = page();
+            first = i == 0 ? entry : first;
+            put(table + i * sizeof(entry), entry);
+        }
+        return root;
+    }
+
+    void write(uint32_t reg, uint32_t value) { _function.bar(registers)[reg / 4] = value; }
+    uint32_t read(uint32_t reg) { return _function.bar(registers)[reg / 4]; }
+    void ring(uint32_t doorbell, uint32_t value) { _function.bar(doorbells)[doorbell / 4] = value; }
+
+    void bring_up()
+    {
+        uint64_t dsr = page();
+        SharedRegion region{};
+        _command_slot = region.cmd_slot_dma = page();
+        _response_slot = region.resp_slot_dma = page();
+        uint64_t first;
+        region.async_ring = {4, 0, directory(4, first)};
+        region.cq_ring = {4, 0, directory(4, first)};
+        if (_random() % 4 == 0) {
+            // Wrong in one place.
+            uint64_t* fields[] = {&region.cmd_slot_dma, &region.resp_slot_dma,
+                                  &region.async_ring.pdir_dma, &region.cq_ring.pdir_dma};
+            *fields[_random() % std::size(fields)] = address();
+            region.async_ring.num_pages = _random() % 2 ? awkward(_random) : 4;
+        }
+        put(dsr, region);
+        write(reg_dsr_low, static_cast<uint32_t>(dsr));
+        write(reg_dsr_high, static_cast<uint32_t>(dsr >> 32));
+        write(reg_imr, _random() % 2 ? 0 : awkward(_random));
+        write(reg_ctl, ctl_activate);
+    }
+
+    template <typename Cmd>
+    bool execute(Command number, Cmd cmd)
+    {
+        cmd.hdr.cmd = number;
+        put(_command_slot, cmd);
+        write(reg_request, 0);
+        bool done = read(reg_err) == 0;
+        _commands_done += done;
+        return done;
+    }
+    // Any words, as a command; addresses among them are ours or nobody's.
+    void spoiled_command()
+    {
+        CommandSlot slot{};
+        for (size_t i = 2; i < sizeof(slot) / 8; ++i) {
+            uint64_t word = _random() % 2 ? address() : uint64_t{awkward(_random)} << 32 | _random() % 8;
+            std::memcpy(slot.data() + i * 8, &word, sizeof(word));
+        }
+        CmdHdr hdr{0, static_cast<uint32_t>(_random() % (cmd_max + 2)), 0};
+        std::memcpy(slot.data(), &hdr, sizeof(hdr));
+        put(_command_slot, slot);
+        write(reg_request, 0);
+    }
+    template <typename Resp>
+    Resp response()
+    {
+        Resp resp;
+        std::memcpy(&resp, at(_response_slot), sizeof(resp));
+        return resp;
+    }
+
+    struct Qp {
+        uint32_t handle = 0;
+        uint32_t qpn = 0;
+        uint64_t state = 0; // physical addresses
+        uint64_t sq = 0;
+    };
+
+    void create_objects()
+    {
+        CmdCreateBind bind{.mtu = 4500, .index = 0, .gid_type = gid_type_v2};
+        bind.gid[10] = bind.gid[11] = 0xff;
+        bind.gid[12] = 10;
+        bind.gid[14] = 9; // 10.0.9.1: an address of nobody else
+        bind.gid[15] = 1;
+        execute(cmd_create_bind, bind);
+        execute(cmd_create_pd, CmdCreatePd{});
+        _pd = response<RespHandle>().handle;
+        uint64_t first = 0;
+        execute(cmd_create_cq, CmdCreateCq{.pdir_dma = directory(2, first), .cqe = 64, .nchunks = 2});
+        _cq = response<RespCreateCq>().cq_handle;
+        execute(cmd_create_mr, CmdCreateMr{.start = 0x1000,
+                                           .length = 8 * page_size,
+                                           .pdir_dma = directory(8, first),
+                                           .pd_handle = _pd,
+                                           .access_flags = 15,
+                                           .nchunks = 8});
+        _key = response<RespCreateMr>().lkey;
+        static constexpr uint8_t types[] = {qpt_rc, qpt_rc, qpt_uc, qpt_ud};
+        _type = types[_random() % std::size(types)];
+        for (Qp& qp : _qps) {
+            create_qp(qp);
+        }
+        for (size_t i = 0; i < _qps.size(); ++i) {
+            connect(_qps[i], _qps[1 - i].qpn);
+        }
+    }
+
+    void create_qp(Qp& qp)
+    {
+        uint64_t first = 0;
+        execute(cmd_create_qp, CmdCreateQp{.pdir_dma = directory(3, first),
+                                           .pd_handle = _pd,
+                                           .send_cq_handle = _cq,
+                                           .recv_cq_handle = _cq,
+                                           .max_send_wr = queue_depth,
+                                           .max_recv_wr = queue_depth,
+                                           .max_send_sge = queue_sge,
+                                           .max_recv_sge = queue_sge,
+                                           .total_chunks = 3,
+                                           .send_chunks = 1,
+                                           .qp_type = _type});
+        auto resp = response<RespCreateQpV2>();
+        // The pages behind the first follow it, unless the memory began anew.
+        uint64_t last = _memory.physical() + DmaMemory::size - page_size;
+        qp = {resp.qp_handle, resp.qpn, first, first == last ? _memory.physical() : first + page_size};
+    }
+
+    void connect(const Qp& qp, uint32_t peer)
+    {
+        CmdModifyQp cmd{.qp_handle = qp.handle};
+        QpAttr& attr = cmd.attrs;
+        bool datagram = _type == qpt_ud;
+        attr.qp_state = IBV_QPS_INIT;
+        attr.port_num = 1;
+        attr.qkey = known_qkey;
+        attr.qp_access_flags = 15;
+        cmd.attr_mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
+                        (datagram ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS);
+        execute(cmd_modify_qp, cmd);
+        attr.qp_state = IBV_QPS_RTR;
+        attr.path_mtu = IBV_MTU_1024;
+        attr.dest_qp_num = peer;
+        attr.max_dest_rd_atomic = attr.max_rd_atomic = 4;
+        attr.timeout = 1;
+        attr.retry_cnt = attr.rnr_retry = 1;
+        attr.ah_attr.ah_flags = 1;
+        attr.ah_attr.port_num = 1;
+        attr.ah_attr.dgid[10] = attr.ah_attr.dgid[11] = 0xff;
+        attr.ah_attr.dgid[12] = 10;
+        attr.ah_attr.dgid[14] = 9;
+        attr.ah_attr.dgid[15] = 1;
+        cmd.attr_mask = IBV_QP_STATE;
+        if (!datagram) {
+            cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
+        }
+        if (_type == qpt_rc) {
+            cmd.attr_mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
+        }
+        execute(cmd_modify_qp, cmd);
+        attr.qp_state = IBV_QPS_RTS;
+        cmd.attr_mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
+        if (_type == qpt_rc) {
+            cmd.attr_mask |=
+                IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
+        }
+        execute(cmd_modify_qp, cmd);
+    }
+
+    // A request whose fields are right or anything; sometimes an index that is
+    // none.
+    void post()
+    {
+        const Qp& qp = _qps[_random() % _qps.size()];
+        uint32_t tail;
+        std::memcpy(&tail, at(qp.state), sizeof(tail));
+        struct {
+            SqWqeHdr hdr;
+            Sge sge[queue_sge];
+        } wqe{};
+        wqe.hdr.num_sge = _random() % 16 ? static_cast<uint32_t>(_random() % 3) : awkward(_random);
+        wqe.hdr.opcode = static_cast<uint32_t>(_random() % (wr_reg_sig_mr + 2));
+        wqe.hdr.send_flags = static_cast<uint32_t>(_random() % 32);
+        wqe.hdr.ex = _random() % 4 ? _key : awkward(_random);
+        if (wqe.hdr.opcode == wr_fast_reg_mr) {
+            wqe.hdr.wr.fast_reg = {0x1000, address(), 12, awkward(_random) % 200, awkward(_random), 15,
+                                   _key,   0};
+        } else if (_type == qpt_ud) {
+            wqe.hdr.wr.ud = {_qps[0].qpn, known_qkey, Av{.port_pd = 1u << 24 | _pd}};
+        } else {
+            wqe.hdr.wr.rdma = {0x1000 + _random() % 0x8000, _random() % 8 ? _key : awkward(_random), 0};
+        }
+        for (Sge& sge : wqe.sge) {
+            sge = {0x1000 + _random() % 0x8000, awkward(_random) % 5000,
+                   _random() % 8 ? _key : awkward(_random)};
+        }
+        put(qp.sq + tail % queue_depth * queue_entry, wqe);
+        tail = _random() % 16 ? (tail + 1) % (2 * queue_depth) : awkward(_random);
+        put(qp.state, tail);
+        ring(uar_qp_offset, uar_qp_send | uar_qp_recv | (_random() % 8 ? qp.handle : awkward(_random) & 0xffffff));
+    }
+
+    // MSI-X messages that write the device's own registers and doorbells, memory
+    // of ours, or nothing that is there.
+    void aim_interrupts()
+    {
+        auto table = _function.bar(0);
+        for (unsigned vector = 0; vector < 3; ++vector) {
+            uint64_t target;
+            uint32_t value;
+            switch (_random() % 5) {
+            case 0:
+                target = _function.bar_address(registers) + reg_ctl;
+                value = ctl_reset;
+                break;
+            case 1:
+                target = _function.bar_address(registers) + reg_request;
+                value = 0;
+                break;
+            case 2:
+                target = _function.bar_address(doorbells) + uar_qp_offset;
+                value = uar_qp_send | _qps[0].handle;
+                break;
+            case 3:
+                target = _memory.physical() + _random() % (DmaMemory::size / 4) * 4;
+                value = awkward(_random);
+                break;
+            default:
+                target = uint64_t{1} << 62;
+                value = awkward(_random);
+            }
+            // Address, data, vector control (PCI 3.0, 6.8.2).
+            table[vector * 4] = static_cast<uint32_t>(target);
+            table[vector * 4 + 1] = static_cast<uint32_t>(target >> 32);
+            table[vector * 4 + 2] = value;
+            table[vector * 4 + 3] = 0;
+        }
+        _function.set_msix(_random() % 8 != 0);
+    }
+
+    // Words of any kind, anywhere in the memory that the device has been given.
+    // Whole 64-bit words, so that no half of one makes an address of what is
+    // not ours.
+    void scribble(const std::atomic<bool>& stop)
+    {
+        Random random(_options.seed + 1);
+        auto* words = reinterpret_cast<volatile uint64_t*>(_memory.memory());
+        while (!stop) {
+            uint64_t value;
+            switch (random() % 4) {
+            case 0:
+                value = random() | uint64_t{1} << 62;
+                break;
+            case 1:
+                value = _memory.physical() + random() % num_pages * page_size;
+                break;
+            case 2:
+                value = random() % 64;
+                break;
+            default: // two small words: indices, lengths, counts
+                value = (1 + random() % 64) << 32 | random() % 64;
+            }
+            // The first words of a page are ring states, command headers,
+            // directories.
+            uint64_t word = random() % (page_size / 8);
+            words[random() % num_pages * (page_size / 8) + (random() % 2 ? word % 4 : word)] = value;
+            for (int pause = 0; pause < 200 && !stop; ++pause) {
+                __builtin_ia32_pause();
+            }
+        }
+    }
+
+    const Options& _options;
+    Random _random;
+    DmaMemory _memory;
+    PciFunction _function;
+    uint64_t _next_page = 0;
+    uint64_t _command_slot = 0;
+    uint64_t _response_slot = 0;
+    uint32_t _pd = 0;
+    uint32_t _cq = 0;
+    uint32_t _key = 0;
+    uint8_t _type = qpt_rc;
+    std::vector<Qp> _qps{2};
+    uint64_t _actions = 0;
+    uint64_t _commands_done = 0;
+};
+
+} // namespace
+
+void attack_device(const Options& options)
+{
+    DeviceAttack(options).run();
+}
+
+} // namespace hostile

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// rdma-hostile: attacks an RDMA device from within a test guest.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <exception>
+
+#include "attacks.h"
+
+int main(int argc, char** argv)
+{
+    CLI::App app("Attacks an RDMA device until a file appears");
+    hostile::Options options;
+    app.add_option("--until", options.until, "File that ends the attack")->required();
+    app.add_option("--seed", options.seed, "What the attack is made from");
+    app.require_subcommand(1);
+    auto* device = app.add_subcommand("device", "As the guest's kernel, on a PCI function");
+    device->add_option("address", options.device, "e.g. 0000:00:06.1")->required();
+    auto* process = app.add_subcommand("process", "As a process, on its own queues");
+    process->add_option("name", options.device, "e.g. vmw_pvrdma0")->required();
+    process->add_option("--gid", options.gid_index, "Index of the GID to use")->required();
+    CLI11_PARSE(app, argc, argv);
+    try {
+        if (*device) {
+            hostile::attack_device(options);
+        } else {
+            hostile::attack_from_process(options);
+        }
+        return 0;
+    } catch (const std::exception& e) {
+        fmt::print(stderr, "rdma-hostile: {}\n", e.what());
+        return 1;
+    }
+}

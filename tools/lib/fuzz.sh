@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# Builds and runs the fuzz targets of tests/fuzz, and QEMU's own device fuzzer.
+# Corpora and findings are kept in the cache folder. Reports go to $reports.
+
+# shellcheck source=tools/lib/build-qemu.sh
+. "$(dirname "${BASH_SOURCE[0]}")/build-qemu.sh"
+
+# build_fuzz_targets KIND [MESON OPTION...]: sets build.
+build_fuzz_targets() {
+    local kind=$1
+    shift
+    need_packages "${host_packages[@]}" "${fuzz_packages[@]}"
+    build_meson
+    build=$cache/build/$kind-$(printf %s "$top" | sha256sum | cut -c1-8)
+    [ -e "$build/build.ninja" ] ||
+        CC=clang-19 CXX=clang++-19 run_logged "$kind-setup" "${meson[@]}" setup -Dfuzz=true \
+            -Dtests=false -Db_lundef=false "$@" "$build" "$top"
+    run_logged "$kind-build" ninja -C "$build"
+}
+
+# run_fuzz_targets [SECONDS [NAME...]]: two at once, all of them unless named;
+# what they find interesting is kept for the next run, what they find wrong is
+# shown.
+run_fuzz_targets() {
+    local seconds=${1:-60} build target
+    say "building the fuzz targets"
+    build_fuzz_targets fuzz -Db_sanitize=address,undefined
+    say "running the fuzz targets for $seconds seconds each"
+    local targets=("${@:2}")
+    [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(fuzz_target_names)
+    for target in "${targets[@]}"; do
+        while [ "$(jobs -r | wc -l)" -ge 2 ]; do wait -n; done
+        fuzz_one "$target" "$seconds" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- "$build/tests/fuzz/$target" &
+    done
+    wait
+}
+
+fuzz_target_names() { basename -a "$top"/tests/fuzz/*_fuzz.cc | sed 's/\.cc$//'; }
+
+# fuzz_one NAME SECONDS OPTION... -- PROGRAM...: leaves a report like the other
+# tests'.
+fuzz_one() {
+    local name=$1 seconds=$2 options=() outcome=
+    shift 2
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    local corpus=$cache/fuzz/$name log=$cache/log/$name.log
+    mkdir -p "$corpus"
+    if ! ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19 \
+        UBSAN_OPTIONS=print_stacktrace=1:symbolize=1 "$@" -max_total_time="$seconds" -timeout=60 \
+        -print_final_stats=1 -artifact_prefix="$cache/fuzz/$name-" "${options[@]}" "$corpus" \
+        >"$log" 2>&1; then
+        tail -n 60 "$log" >&2
+        outcome='<failure message="a finding; see the log"/>'
+    elif grep -a 'runtime error' "$log" | grep -E "$fuzz_own_code" >&2; then
+        outcome='<failure message="undefined behaviour; see the log"/>'
+    fi
+    say "$name: $(grep -a 'cov: ' "$log" | tail -n 1)"
+    printf '<testsuite><testcase classname="fuzz" name="%s">%s</testcase></testsuite>\n' \
+        "$name" "$outcome" >"$reports/fuzz-$name.xml"
+}
+# In QEMU's log there may be findings of its own.
+fuzz_own_code='hw/rdma/ours|/(backend|hw)/(roce|common|pvrdma)/'
+
+# Lines of the core that each target's corpus reaches.
+run_fuzz_coverage() {
+    local build name reached
+    say "building the fuzz targets for coverage"
+    build_fuzz_targets coverage "-Dcpp_args=-fprofile-instr-generate -fcoverage-mapping" \
+        -Dcpp_link_args=-fprofile-instr-generate
+    for name in $(fuzz_target_names); do
+        [ -d "$cache/fuzz/$name" ] || continue
+        LLVM_PROFILE_FILE=$reports/$name.raw "$build/tests/fuzz/$name" -runs=0 "$cache/fuzz/$name" \
+            >"$cache/log/$name-coverage.log" 2>&1 || die "$name fails on its own corpus"
+        llvm-profdata-19 merge -sparse "$reports/$name.raw" -o "$reports/$name.profile"
+        reached=$(fuzz_report "$name" "$reports/$name.profile" | awk '/^TOTAL/ { print $10 }')
+        say "$name: $reached of the core's lines"
+    done
+    llvm-profdata-19 merge -sparse "$reports"/*.raw -o "$reports/all.profile"
+    fuzz_report sequence_fuzz "$reports/all.profile" >"$cache/log/fuzz-coverage.log"
+    awk '$1 ~ /\.(cc|h)$|^TOTAL/ { print $10, $1 }' "$cache/log/fuzz-coverage.log"
+    say "functions that no target reaches: $cache/log/fuzz-coverage-functions.log"
+    llvm-cov-19 report "$build/tests/fuzz/sequence_fuzz" -instr-profile="$reports/all.profile" \
+        -show-functions "$top/backend" "$top/hw" 2>/dev/null |
+        awk '$NF == "0.00%" || /^File/ || ($7 != "" && $7 == "0.00%")' \
+            >"$cache/log/fuzz-coverage-functions.log"
+}
+# fuzz_report NAME PROFILE: llvm-cov's table for the core.
+fuzz_report() {
+    llvm-cov-19 report "$build/tests/fuzz/$1" -instr-profile="$2" "$top/backend" "$top/hw"
+}
+
+# run_qemu_fuzz [SECONDS]: two devices on one hub; the fuzzer's accesses go to
+# ours and their cards' share is left to QEMU's own tests of those.
+run_qemu_fuzz() {
+    local seconds=${1:-600} qemu_kind=fuzz
+    with_lock qemu build_qemu
+    local arguments="-machine q35 -nodefaults ${qemu_firmware[*]}" slot
+    for slot in 5 6; do
+        arguments+=" -netdev hubport,hubid=1,id=n$slot"
+        arguments+=" -device vmxnet3,netdev=n$slot,addr=$slot.0,multifunction=on"
+        arguments+=" -device pvrdma,addr=$slot.1"
+    done
+    say "running QEMU's device fuzzer for $seconds seconds"
+    # QEMU's own leaks at its end are not what is looked for.
+    QEMU_FUZZ_ARGS=$arguments QEMU_FUZZ_OBJECTS='pvrdma*' ASAN_OPTIONS=detect_leaks=0 \
+        fuzz_one qemu-generic-fuzz "$seconds" -max_len=4096 -rss_limit_mb=4096 -detect_leaks=0 -- \
+        "$qemu_binary" --fuzz-target=generic-fuzz
+}
