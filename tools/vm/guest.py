@@ -104,7 +104,7 @@ class Guest:
             str(QEMU), "-nodefaults", "-nographic", "-accel", "tcg,thread=multi", "-m", memory,
             "-cpu", "max", "-kernel", str(image / "vmlinuz"),
             "-initrd", str(image / "initramfs.img"),
-            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 guest={self.name}",
+            "-append", f"console=ttyS0 quiet no_timer_check panic=-1 loglevel=5 guest={self.name}",
             "-no-reboot", "-serial", f"file:{self.serial_log}",
             "-qmp", f"unix:{qmp_path},server=on,wait=off",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
