@@ -13,7 +13,8 @@ from .qemu import TOP, Qemu
 
 START_TIMEOUT = 60  # seconds
 VIRSH_TIMEOUT = 300
-DOMAIN = "rdma"  # docs/libvirt-domain.xml
+EXAMPLE = TOP / "docs" / "libvirt-domain.xml"
+DOMAIN = "rdma"  # its name
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 
@@ -131,14 +132,18 @@ class DomainQemu(Qemu):
             raise GuestError(self.output() + self._daemon.domain_logs())
 
 
+def emulator():
+    """QEMU itself: libvirt would run the script in tools/ with another home."""
+    return pathlib.Path(os.environ["RDMA_QEMU_BUILD"]) / "qemu-system-x86_64"
+
+
 def domain_xml(arguments):
-    """docs/libvirt-domain.xml with QEMU's arguments in place of its devices."""
-    text = (TOP / "docs" / "libvirt-domain.xml").read_text()
+    """The example with QEMU's arguments in place of its devices."""
     xml.etree.ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
-    domain = xml.etree.ElementTree.fromstring(text)
+    domain = xml.etree.ElementTree.fromstring(EXAMPLE.read_text())
     domain.set("type", "qemu")
     devices = domain.find("devices")
-    devices.find("emulator").text = f"{os.environ['RDMA_QEMU_BUILD']}/qemu-system-x86_64"
+    devices.find("emulator").text = str(emulator())
     for kind in ("disk", "serial", "interface"):
         devices.remove(devices.find(kind))
     command_line = domain.find(f"{{{QEMU_NAMESPACE}}}commandline")

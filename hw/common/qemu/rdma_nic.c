@@ -303,8 +303,8 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
                    slot);
         error_append_hint(errp, "The device shares the slot and the network "
                           "of a network card that is given before it:\n"
-                          "  -device vmxnet3,netdev=ID,addr=%d.0,"
-                          "multifunction=on -device pvrdma,addr=%d.1\n",
+                          "  -device vmxnet3,netdev=ID,addr=%x.0,"
+                          "multifunction=on -device pvrdma,addr=%x.1\n",
                           slot, slot);
         return NULL;
     }
