@@ -26,6 +26,9 @@ public:
     bool wants(std::span<const uint8_t> frame) const;
     // A frame for which wants() was true. now: nanoseconds, never decreasing.
     void receive(std::span<const uint8_t> frame, int64_t now);
+    // The beginning of a frame that the port's network card sends: tells which
+    // VLAN its address is on. Not called for frames of our own.
+    void observe_sent(std::span<const uint8_t> head);
     // Lets timers fire, a bounded number of them: next_deadline() may still be
     // in the past.
     void advance(int64_t now);

@@ -48,7 +48,8 @@ public:
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     void link_changed() override;
     ObjectCounts object_counts() const override;
-    void start() override;
+    // The carrier may have changed while the VM was stopped.
+    void start() override { link_changed(); }
     std::vector<Property> guest_visible_properties() const override;
     void save(migration::StreamWriter& stream) override;
     migration::Status load(const migration::Section& section) override;

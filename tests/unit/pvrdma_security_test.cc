@@ -327,6 +327,7 @@ TEST(PvrdmaHandles, NoRecord_handles_stay_below_their_limit)
     struct NoLink final : roce::Link {
         bool send(std::span<const uint8_t>) override { return true; }
         Mac mac() override { return {}; }
+        uint32_t mtu() override { return 1500; }
     } link;
     roce::Engine engine(limits, memory, stats, link);
     auto fill = [&](auto&& make) {
