@@ -26,7 +26,7 @@ typedef struct RdmaNic {
     NetFilterState *filter;
     NetQueue *held;        /* frames for the card while the VM is stopped */
     QEMUBH *drain;         /* takes the packets that wait behind one */
-    const NetClientInfo *original_info;
+    NetClientInfo *original_info;
     NetClientInfo info;    /* original_info with callbacks of ours */
     QLIST_ENTRY(RdmaNic) next;
     DeviceListener listener; /* hears of the card that is plugged later */
