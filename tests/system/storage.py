@@ -11,6 +11,12 @@ RAM_DISK = "/dev/ram0"
 NFS_EXPORT = "/srv/export"
 NFS_MOUNT = "/mnt/nfs"
 NFS_RDMA_PORT = 20049
+NVME_SUBSYSTEM = "test"
+NVME_PORT = 4420
+ISCSI_TARGET = "iqn.2026-01.test:disk"
+ISCSI_PORT = 3260
+CONFIG = "/sys/kernel/config"
+MOUNT_CONFIG = f"{{ mountpoint -q {CONFIG} || mount -t configfs configfs {CONFIG}; }}"
 
 
 @contextlib.contextmanager
@@ -55,6 +61,67 @@ def nfs(server, client, options):
         [f"umount {NFS_MOUNT}"])
     with export, mount:
         yield
+
+
+@contextlib.contextmanager
+def nvme(server, client):
+    """The server's RAM disk as a block device of the client: its path."""
+    tree = f"{CONFIG}/nvmet"
+    subsystem, port = f"{tree}/subsystems/{NVME_SUBSYSTEM}", f"{tree}/ports/1"
+    target = steps(
+        server.guest,
+        [MOUNT_CONFIG, "modprobe nvmet-rdma", f"mkdir {subsystem}",
+         f"echo 1 >{subsystem}/attr_allow_any_host", f"mkdir {subsystem}/namespaces/1",
+         f"echo {RAM_DISK} >{subsystem}/namespaces/1/device_path",
+         f"echo 1 >{subsystem}/namespaces/1/enable", f"mkdir {port}",
+         f"echo rdma >{port}/addr_trtype", f"echo ipv4 >{port}/addr_adrfam",
+         f"echo {server.ipv4} >{port}/addr_traddr", f"echo {NVME_PORT} >{port}/addr_trsvcid",
+         f"ln -s {subsystem} {port}/subsystems/"],
+        [f"rm -f {port}/subsystems/{NVME_SUBSYSTEM}", f"rmdir {port}",
+         f"echo 0 >{subsystem}/namespaces/1/enable", f"rmdir {subsystem}/namespaces/1",
+         f"rmdir {subsystem}", "modprobe -r nvmet-rdma"])
+    # Queues for reads, for writes and for polled requests: a QP each.
+    connection = steps(
+        client.guest,
+        ["modprobe nvme-rdma",
+         f"nvme connect -t rdma -a {server.ipv4} -s {NVME_PORT} -n {NVME_SUBSYSTEM} "
+         "--nr-write-queues=1 --nr-poll-queues=1",
+         "until [ -b /dev/nvme0n1 ]; do :; done"],
+        [f"nvme disconnect -n {NVME_SUBSYSTEM}", "modprobe -r nvme-rdma"])
+    with target, connection:
+        yield "/dev/nvme0n1"
+
+
+@contextlib.contextmanager
+def iser(server, client):
+    """The server's RAM disk as a SCSI disk of the client: its path."""
+    tree = f"{CONFIG}/target"
+    store, group = f"{tree}/core/iblock_0/disk", f"{tree}/iscsi/{ISCSI_TARGET}/tpgt_1"
+    portal = f"{group}/np/{server.ipv4}:{ISCSI_PORT}"
+    target = steps(
+        server.guest,
+        [MOUNT_CONFIG, "modprobe -a iscsi_target_mod target_core_iblock ib_isert",
+         f"mkdir -p {store}", f"echo udev_path={RAM_DISK} >{store}/control",
+         f"echo 1 >{store}/enable", f"mkdir -p {tree}/iscsi", f"mkdir -p {group}",
+         f"mkdir -p {group}/lun/lun_0", f"ln -s {store} {group}/lun/lun_0/disk",
+         *(f"echo {value} >{group}/attrib/{name}" for name, value in (
+             ("authentication", 0), ("generate_node_acls", 1), ("cache_dynamic_acls", 1),
+             ("demo_mode_write_protect", 0))),
+         f"mkdir -p {portal}", f"echo 1 >{portal}/iser", f"echo 1 >{group}/enable"],
+        [f"echo 0 >{group}/enable", f"rmdir {portal}", f"rm {group}/lun/lun_0/disk",
+         f"rmdir {group}/lun/lun_0", f"rmdir {group}", f"rmdir {tree}/iscsi/{ISCSI_TARGET}",
+         f"rmdir {tree}/iscsi", f"rmdir {store}", f"rmdir {tree}/core/iblock_0",
+         "modprobe -r ib_isert"])
+    node = f"iscsiadm -m node -T {ISCSI_TARGET} -p {server.ipv4}:{ISCSI_PORT}"
+    session = steps(
+        client.guest,
+        ["modprobe -a ib_iser sd_mod", "mkdir -p /run/lock/iscsi",
+         "echo InitiatorName=iqn.2026-01.test:client >/etc/iscsi/initiatorname.iscsi",
+         "pidof iscsid || iscsid", f"{node} -I iser -o new", f"{node} --login",
+         "until [ -b /dev/sda ]; do :; done"],
+        [f"{node} --logout", f"{node} -o delete", "iscsiadm -k 0", "modprobe -r ib_iser"])
+    with target, session:
+        yield "/dev/sda"
 
 
 def fio(guest, path, mebibytes, seconds, engine="libaio"):

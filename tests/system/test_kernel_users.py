@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux's kernel as the user of the device: NFS over RDMA.
+"""Linux's kernel as the user of the device: NFS, NVMe and iSCSI over RDMA.
 
 SOAK_SECONDS in the environment: fio goes on for so long (0: one pass), and the
 trees unpacked over NFS are larger.
@@ -42,6 +42,11 @@ def verify(guest, path, **options):
     print(storage.describe(total))
 
 
+def checksum(node, path):
+    """Of what is on the disk, past the caches."""
+    return node.guest.check(f"dd if={path} bs=1M iflag=direct status=none | sha256sum", timeout=300)
+
+
 @pytest.mark.parametrize("version", ["4.2", "3"])
 def test_nfs(fabric, disk, version):
     server, client = fabric.nodes
@@ -67,3 +72,11 @@ def test_tree_over_nfs(fabric, disk):
         trees = " ".join(TREES)
         print(client.guest.check(
             f"cd {SOURCE} && find {trees} -type f | wc -l && du -cks {trees} | tail -n 1"))
+
+
+@pytest.mark.parametrize("protocol", ["nvme", "iser"])
+def test_block_device(fabric, disk, protocol):
+    server, client = fabric.nodes
+    with getattr(storage, protocol)(server, client) as path:
+        verify(client.guest, path)
+        assert checksum(client, path) == checksum(server, storage.RAM_DISK)
