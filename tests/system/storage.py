@@ -5,7 +5,6 @@ Each function is a context manager. What is exported lies on a RAM disk of the s
 """
 import contextlib
 import json
-import re
 import time
 
 RAM_DISK = "/dev/ram0"
@@ -123,9 +122,6 @@ def iser(server, client):
         [f"{node} --logout", f"{node} -o delete", "iscsiadm -k 0", "modprobe -r ib_iser"])
     with target, session:
         yield "/dev/sda"
-
-
-Verified = dict  # bytes written and verified, operations, seconds
 
 
 def fio(guest, path, mebibytes, seconds, engine="libaio"):

@@ -16,6 +16,9 @@ guest_packages=(
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
     nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs kexec-tools
 )
+# Parts of the kernel's source that the guests have in /usr/src/linux: a tree of
+# many small files.
+guest_tree=(include net)
 # What the initramfs needs to reach the root.
 initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
 
@@ -55,7 +58,8 @@ build_vmw_pvrdma() {
         run_logged kernel-source-download apt-get download "linux-source-6.12=$kernel_version"
         dpkg-deb --fsys-tarfile linux-source-6.12_*.deb |
             tar -xO ./usr/src/linux-source-6.12.tar.xz |
-            tar -xJ --strip-components=1 linux-source-6.12/drivers/infiniband/hw/vmw_pvrdma
+            tar -xJ --strip-components=1 linux-source-6.12/drivers/infiniband/hw/vmw_pvrdma \
+                "${guest_tree[@]/#/linux-source-6.12/}"
         rm linux-source-6.12_*.deb
     )
     run_logged vmw-pvrdma-build make -C "$top/guest-driver/vmw_pvrdma" \
@@ -113,6 +117,8 @@ build_guest() {
     mkdir -p "$work/root/usr/lib/modules/$kernel_release/updates"
     cp "$work/vmw_pvrdma/vmw_pvrdma.ko" "$work/root/usr/lib/modules/$kernel_release/updates/"
     depmod -b "$work/root" "$kernel_release"
+    mkdir -p "$work/root/usr/src/linux"
+    mv "${guest_tree[@]/#/$work/}" "$work/root/usr/src/linux/"
     cp "$top"/tools/guest/guest-{init,agent} "$work/root/usr/local/sbin/"
     build_initramfs "$work"
     # For a guest that starts its kernel again by kexec.
