@@ -236,6 +236,36 @@ void Machine::reset()
     rdma_device_reset(_device);
 }
 
+void Machine::stop()
+{
+    Working working(this);
+    rdma_device_stop(_device, true);
+}
+
+void Machine::start()
+{
+    Working working(this);
+    rdma_device_start(_device);
+}
+
+std::vector<uint8_t> Machine::save()
+{
+    std::vector<uint8_t> state;
+    auto put = [](void* opaque, const uint8_t* bytes, size_t size) {
+        static_cast<std::vector<uint8_t>*>(opaque)->assign(bytes, bytes + size);
+    };
+    rdma_device_save(_device, put, &state);
+    return state;
+}
+
+bool Machine::load(std::span<const uint8_t> state)
+{
+    char* error = nullptr;
+    bool loaded = rdma_device_load(_device, state.data(), state.size(), &error);
+    free(error);
+    return loaded;
+}
+
 void Machine::write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size)
 {
     Working working(this);

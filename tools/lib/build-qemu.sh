@@ -45,7 +45,7 @@ build_meson() {
 build_core() {
     build_meson
     core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)${qemu_kind:+-$qemu_kind}
-    local options=(--buildtype=release -Ddebug=true -Dtests=false)
+    local options=(--buildtype=release -Ddebug=true -Dtests=false -Dtools=disabled)
     case $qemu_kind in
     sanitize | fuzz) options+=(-Db_sanitize=address,undefined -Db_lundef=false) ;;
     esac

@@ -16,7 +16,7 @@ build_fuzz_targets() {
     build=$cache/build/$kind-$(printf %s "$top" | sha256sum | cut -c1-8)
     [ -e "$build/build.ninja" ] ||
         CC=clang-19 CXX=clang++-19 run_logged "$kind-setup" "${meson[@]}" setup -Dfuzz=true \
-            -Dtests=false -Db_lundef=false "$@" "$build" "$top"
+            -Dtests=false -Dtools=disabled -Db_lundef=false "$@" "$build" "$top"
     run_logged "$kind-build" ninja -C "$build"
 }
 

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a migration may bring: the state of a device at work, changed in a few
+// places or made up. A device that has taken it is then used as ever, by a guest
+// and a network that are not right either.
+#include <cstdlib>
+
+#include "guest_steps.h"
+
+namespace rdma::fuzz {
+namespace {
+
+// Bytes of a field, a section's size or a count, put to what may be on an edge.
+void change(FuzzedDataProvider& data, std::vector<uint8_t>& state)
+{
+    size_t at = data.ConsumeIntegralInRange<size_t>(0, state.size() - 1);
+    auto put = [&](uint64_t value, size_t size) {
+        for (size_t i = 0; i < size && at + i < state.size(); ++i) {
+            state[at + i] = static_cast<uint8_t>(value >> 8 * i);
+        }
+    };
+    switch (data.ConsumeIntegralInRange(0, 5)) {
+    case 0:
+        put(data.ConsumeIntegral<uint8_t>(), 1);
+        break;
+    case 1:
+        put(data.PickValueInArray<uint64_t>({0, 1, 2, 0xff, 0xffff, 0x7fffff, 0xffffff, 0x7fffffff,
+                                             0xffffffff}),
+            4);
+        break;
+    case 2:
+        put(data.ConsumeIntegral<uint64_t>(), 8);
+        break;
+    case 3:
+        put(state[at] + 1u, 1);
+        break;
+    case 4:
+        put(state[at] - 1u, 1);
+        break;
+    default:
+        state.resize(at + 1);
+    }
+}
+
+void use(FuzzedDataProvider& data, Machine& machine, GuestSteps& guest)
+{
+    switch (data.ConsumeIntegralInRange(0, 9)) {
+    case 0:
+        guest.use_object();
+        break;
+    case 1:
+        guest.create();
+        break;
+    case 2:
+        guest.arm_and_drain();
+        break;
+    case 3:
+        guest.ring_doorbell();
+        break;
+    case 4:
+        guest.change_world();
+        break;
+    case 5:
+        machine.advance(data.ConsumeIntegralInRange<int64_t>(0, 10'000'000'000));
+        break;
+    case 6:
+        machine.stop();
+        machine.start();
+        break;
+    default:
+        guest.post();
+    }
+}
+
+void run(FuzzedDataProvider& data)
+{
+    Machine machine;
+    GuestSteps guest(data, machine);
+    machine.bring_up();
+    guest.set_up_program();
+    machine.set_network_full(data.ConsumeBool());
+    for (int i = data.ConsumeIntegralInRange(0, 12); i > 0; --i) {
+        guest.post();
+    }
+    machine.stop();
+    auto state = machine.save();
+    int changes = data.ConsumeIntegralInRange(0, 8);
+    for (int i = 0; i < changes; ++i) {
+        change(data, state);
+    }
+    if (!machine.load(state) && changes == 0) {
+        abort(); // what a device saves it takes
+    }
+    machine.start();
+    while (data.remaining_bytes() > 0) {
+        use(data, machine, guest);
+    }
+    guest.expect_recovery();
+}
+
+} // namespace
+} // namespace rdma::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size)
+{
+    FuzzedDataProvider data(bytes, size);
+    rdma::fuzz::run(data);
+    return 0;
+}
