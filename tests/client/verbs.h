@@ -95,7 +95,7 @@ private:
 
 // How a QP is brought up; the standard's encodings.
 struct QpOptions {
-    uint8_t timeout = 14; // 67 ms
+    uint8_t timeout = 17; // 0.5 s: emulated guests on few CPUs are slow at times
     uint8_t retry_cnt = 7;
     uint8_t rnr_retry = 7; // without end
     uint8_t min_rnr_timer = 12; // 0.64 ms

@@ -108,7 +108,8 @@ class Guest:
             "-machine", machine, *([] if reboot else ["-no-reboot"]),
             "-accel", "tcg,thread=multi", "-m", memory, "-cpu", "max",
             "-kernel", f"{image}/vmlinuz", "-initrd", f"{image}/initramfs.img",
-            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check guest={self.name} {append}",
+            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check "
+            f"rcupdate.rcu_cpu_stall_suppress_at_boot=1 guest={self.name} {append}",
             "-chardev", f"file,id=serial,path={self.serial_log},append=on", "-serial", "chardev:serial",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
             "-device", "virtio-serial-pci,max_ports=2",
