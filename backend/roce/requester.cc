@@ -57,6 +57,14 @@ uint8_t operation_of(int opcode, bool first, bool last)
     }
 }
 
+// Packets that may be unacknowledged just now. Until an acknowledgement shows that
+// sending again has helped, few: to a peer that is slow, and not deaf, a whole
+// window again and again is only more to do.
+int32_t window_of(const RequesterState& req)
+{
+    return static_cast<int32_t>(req.recovering ? recovery_window : requester_window);
+}
+
 } // namespace
 
 ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
@@ -257,8 +265,7 @@ bool Requester::transmit(QueuePair& qp)
     if (wqe.num_packets == 0) {
         return execute_local(qp, wqe) && qp.can_send();
     }
-    if (qp.is_reliable() &&
-        psn_diff(req.send_psn, req.una_psn) >= static_cast<int32_t>(requester_window)) {
+    if (qp.is_reliable() && psn_diff(req.send_psn, req.una_psn) >= window_of(req)) {
         return false;
     }
     return send_packet(qp, wqe);
@@ -279,7 +286,7 @@ bool Requester::wants_ack(QueuePair& qp, bool last)
         ask = !more;
     }
     // The window is about to close.
-    ask |= psn_diff(req.send_psn, req.una_psn) + 1 >= static_cast<int32_t>(requester_window);
+    ask |= psn_diff(req.send_psn, req.una_psn) + 1 >= window_of(req);
     if (ask) {
         req.since_ack_request = 0;
     }
@@ -515,14 +522,13 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     }
 }
 
-// The last acknowledgement once more, after a silence: the peer's VM was stopped
-// and goes on, maybe on another host. There is nothing to wait for, neither for
-// the time that its RNR NAK asked for nor for a timeout.
+// The last acknowledgement once more, in the time that an RNR NAK asked to wait
+// for: the peer's VM was stopped and goes on, maybe on another host. (Without an
+// RNR NAK it is what a slow peer answers duplicates with.)
 void Requester::handle_wake(QueuePair& qp)
 {
     RequesterState& req = qp.req;
-    if (_ctx.now - req.last_progress < wake_silence_ns ||
-        (!req.rnr_wait && req.una_psn == req.max_psn)) {
+    if (!req.rnr_wait || _ctx.now - req.last_progress < wake_silence_ns) {
         ++_ctx.stats.drop_sequence; // a repeated packet
         return;
     }

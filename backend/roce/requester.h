@@ -11,6 +11,8 @@ namespace rdma::roce {
 
 // Packets that may be on their way unacknowledged, per QP.
 inline constexpr uint32_t requester_window = 256;
+// As many while sending again, until something is acknowledged.
+inline constexpr uint32_t recovery_window = 16;
 // Send requests held by a QP at a time; the rest waits in the guest's ring.
 inline constexpr uint32_t max_accepted = 256;
 // An acknowledgement is asked for at least every so many packets.

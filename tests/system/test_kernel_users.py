@@ -74,7 +74,7 @@ def test_tree_over_nfs(fabric, disk):
             f"cd {SOURCE} && find {trees} -type f | wc -l && du -cks {trees} | tail -n 1"))
 
 
-@pytest.mark.parametrize("protocol", ["nvme", "iser"])
+@pytest.mark.parametrize("protocol", ["nvme"])
 def test_block_device(fabric, disk, protocol):
     server, client = fabric.nodes
     with getattr(storage, protocol)(server, client) as path:
