@@ -60,7 +60,9 @@ struct Context {
     // Frames to our own addresses, on their way back in.
     static constexpr size_t max_loopback = 64; // frames
     GrowingRing<std::vector<uint8_t>> loopback;
-    // QPs that may have something to send, each once.
+    // QPs that may have something to send, each once: acknowledgements and the
+    // like; and requests and READ responses, which have to wait for those.
+    GrowingRing<uint32_t> answering;
     GrowingRing<uint32_t> ready;
     // CQs that have lost a completion of a QP that is not in error yet.
     std::vector<uint32_t> overrun_cqs;
@@ -100,6 +102,15 @@ struct Context {
         if (!qp.scheduled) {
             qp.scheduled = true;
             ready.push_back(qp.id);
+        }
+    }
+
+    // The QP's responder has something to send.
+    void schedule_answer(QueuePair& qp)
+    {
+        if (!qp.answering) {
+            qp.answering = true;
+            answering.push_back(qp.id);
         }
     }
 

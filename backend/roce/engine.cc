@@ -125,7 +125,7 @@ void Engine::advance(int64_t now)
     });
 }
 
-// One packet of the QP: responses first, so that a peer does not wait for us.
+// One packet of the QP: responses first, which have been asked for before.
 bool Engine::transmit(QueuePair& qp)
 {
     if (qp.is_datagram()) {
@@ -159,21 +159,46 @@ void Engine::receive_own(int64_t now)
     receive(_loopback_frame, now);
 }
 
+// The QP that has waited longest in the list; null: none.
+QueuePair* Engine::next_of(GrowingRing<uint32_t>& list, bool QueuePair::*listed)
+{
+    while (!list.empty()) {
+        QueuePair* qp = find(list.front());
+        list.pop_front();
+        if (qp && qp->*listed) {
+            qp->*listed = false;
+            return qp;
+        }
+    }
+    return nullptr;
+}
+
+// Acknowledgements go before all requests of all QPs: a peer whose timer runs
+// does not wait for a long queue of ours. False: there is none.
+bool Engine::answer(unsigned& budget)
+{
+    QueuePair* qp = next_of(_ctx.answering, &QueuePair::answering);
+    if (!qp) {
+        return false;
+    }
+    bool more = true;
+    while (budget > 0 && more && _ctx.can_emit()) {
+        more = _responder.transmit_short(*qp);
+        budget -= more;
+    }
+    if (more) {
+        _ctx.schedule_answer(*qp);
+    } else if (!qp->resp.responses.empty()) {
+        _ctx.schedule(*qp); // READ data
+    } else if (!qp->scheduled) {
+        _ctx.release_slots(*qp);
+    }
+    return true;
+}
+
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
-    auto next_qp = [this]() -> QueuePair* {
-        while (!_ctx.ready.empty()) {
-            uint32_t id = _ctx.ready.front();
-            _ctx.ready.pop_front();
-            QueuePair* qp = find(id);
-            if (qp && qp->scheduled) {
-                qp->scheduled = false;
-                return qp;
-            }
-        }
-        return nullptr;
-    };
     while (budget > 0) {
         if (!_ctx.overrun_cqs.empty()) {
             fail_qps_of_overrun_cqs();
@@ -186,7 +211,10 @@ bool Engine::run(int64_t now, unsigned budget)
         if (!_ctx.can_emit()) {
             return false;
         }
-        QueuePair* qp = next_qp();
+        if (answer(budget)) {
+            continue;
+        }
+        QueuePair* qp = next_of(_ctx.ready, &QueuePair::scheduled);
         if (!qp) {
             return false;
         }

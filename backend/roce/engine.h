@@ -38,7 +38,7 @@ public:
     bool has_work() const
     {
         return !_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
-               (!_ctx.ready.empty() && _ctx.can_emit());
+               ((!_ctx.answering.empty() || !_ctx.ready.empty()) && _ctx.can_emit());
     }
     // Sends at most budget packets. True: there is more to send and the link
     // takes it.
@@ -110,6 +110,8 @@ private:
     void receive_own(int64_t now);
     void dispatch(const Packet& packet);
     static bool is_from_peer(const QueuePair& qp, const Packet& packet);
+    QueuePair* next_of(GrowingRing<uint32_t>& list, bool QueuePair::*listed);
+    bool answer(unsigned& budget);
     bool transmit(QueuePair& qp);
     void fail_qps_of_overrun_cqs();
     int enter_state(QueuePair& qp, ibv_qp_state to);

@@ -42,6 +42,7 @@ void Engine::reset()
     _ctx.gids.clear();
     _ctx.timers.clear();
     _ctx.loopback.clear();
+    _ctx.answering.clear();
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
 }

@@ -103,6 +103,7 @@ void Engine::start(int64_t now)
         }
         if (qp.is_reliable() && qp.path.valid() && qp.can_receive()) {
             qp.resp.ack_pending = true;
+            _ctx.schedule_answer(qp);
         }
         if (qp.is_reliable() && qp.can_send() && qp.req.una_psn != qp.req.max_psn &&
             !qp.req.rnr_wait) {

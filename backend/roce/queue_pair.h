@@ -10,6 +10,7 @@
 #include "growing_ring.h"
 #include "memory_region.h"
 #include "packet.h"
+#include "send_window.h"
 #include "timer_queue.h"
 
 namespace rdma::roce {
@@ -65,6 +66,7 @@ struct RequesterState {
     uint32_t rnr_psn = 0;    // that the peer was not ready for
     bool recovering = false; // gone back already for what una_psn waits for
     int64_t last_progress = 0; // when una_psn moved; not saved
+    SendWindow window;         // not saved: another host, another network
     Timer timer;
 };
 
@@ -126,7 +128,9 @@ struct QueuePair {
     // The peer's rnr_retry, where the guest's connection manager has agreed on
     // one (connection_message.h); else as most have it.
     uint8_t peer_rnr_retry = rnr_retry_infinite;
-    bool scheduled = false; // in the engine's list of QPs with something to send
+    // In the engine's lists of QPs with something to send.
+    bool scheduled = false;
+    bool answering = false;
     RequesterState req;
     ResponderState resp;
 

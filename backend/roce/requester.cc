@@ -57,12 +57,10 @@ uint8_t operation_of(int opcode, bool first, bool last)
     }
 }
 
-// Packets that may be unacknowledged just now. Until an acknowledgement shows that
-// sending again has helped, few: to a peer that is slow, and not deaf, a whole
-// window again and again is only more to do.
-int32_t window_of(const RequesterState& req)
+// PSNs that have been sent, or sent again, and await an answer.
+uint32_t unacknowledged(const RequesterState& req)
 {
-    return static_cast<int32_t>(req.recovering ? recovery_window : requester_window);
+    return psn_add(req.send_psn, psn_mask + 1 - req.una_psn);
 }
 
 } // namespace
@@ -123,6 +121,7 @@ void Requester::start(QueuePair& qp)
     RequesterState& req = qp.req;
     req.next_psn = req.send_psn = req.max_psn = req.una_psn = qp.attr.sq_psn & psn_mask;
     req.since_ack_request = 0;
+    req.window = {};
     req.retries_left = qp.attr.retry_cnt;
     req.rnr_retries_left = qp.attr.rnr_retry;
 }
@@ -265,7 +264,7 @@ bool Requester::transmit(QueuePair& qp)
     if (wqe.num_packets == 0) {
         return execute_local(qp, wqe) && qp.can_send();
     }
-    if (qp.is_reliable() && psn_diff(req.send_psn, req.una_psn) >= window_of(req)) {
+    if (qp.is_reliable() && unacknowledged(req) >= req.window.size()) {
         return false;
     }
     return send_packet(qp, wqe);
@@ -286,7 +285,7 @@ bool Requester::wants_ack(QueuePair& qp, bool last)
         ask = !more;
     }
     // The window is about to close.
-    ask |= psn_diff(req.send_psn, req.una_psn) + 1 >= window_of(req);
+    ask |= unacknowledged(req) + 1 >= req.window.size();
     if (ask) {
         req.since_ack_request = 0;
     }
@@ -414,10 +413,17 @@ bool Requester::advance(QueuePair& qp, uint32_t psn)
         }
     }
     if (psn_diff(limit, req.una_psn) > 0) {
-        req.una_psn = limit;
+        acknowledge(req, limit);
         complete_acknowledged(qp);
     }
     return !blocked;
+}
+
+// All before psn is acknowledged.
+void Requester::acknowledge(RequesterState& req, uint32_t psn)
+{
+    req.window.acknowledged(psn_add(psn, psn_mask + 1 - req.una_psn));
+    req.una_psn = psn;
 }
 
 // Progress: completes what una_psn has passed.
@@ -470,17 +476,34 @@ void Requester::go_back(QueuePair& qp)
     _ctx.schedule(qp);
 }
 
-// Sends again from una_psn, if the retry counter allows (9.7.6.1.3 and 9.7.5.2.8).
-void Requester::retry(QueuePair& qp)
+// One retry less (9.7.6.1.3 and 9.7.5.2.8). False: there was none left, and the QP
+// is in error.
+bool Requester::spend_retry(QueuePair& qp)
 {
-    RequesterState& req = qp.req;
-    if (req.retries_left == 0) {
+    if (qp.req.retries_left == 0) {
         enter_error(_ctx, qp, IBV_WC_RETRY_EXC_ERR);
+        return false;
+    }
+    --qp.req.retries_left;
+    return true;
+}
+
+// The peer has shown that a packet is missing. Once is enough until una_psn moves.
+void Requester::handle_loss(QueuePair& qp)
+{
+    if (qp.req.recovering || qp.req.rnr_wait || !spend_retry(qp)) {
         return;
     }
-    --req.retries_left;
+    qp.req.window.lost();
     go_back(qp);
     restart_timer(qp);
+}
+
+// A response is missing: what came acknowledges a later request (9.7.5.2.1).
+void Requester::handle_implied_nak(QueuePair& qp)
+{
+    _ctx.stats.implied_naks += !qp.req.recovering && !qp.req.rnr_wait;
+    handle_loss(qp);
 }
 
 void Requester::handle_timeout(QueuePair& qp)
@@ -497,7 +520,11 @@ void Requester::handle_timeout(QueuePair& qp)
         return;
     }
     ++_ctx.stats.timeouts;
-    retry(qp);
+    if (spend_retry(qp)) {
+        req.window.timed_out();
+        go_back(qp);
+        restart_timer(qp);
+    }
 }
 
 void Requester::handle_response(QueuePair& qp, const Packet& packet)
@@ -540,6 +567,7 @@ void Requester::handle_wake(QueuePair& qp)
 void Requester::resend(QueuePair& qp)
 {
     qp.req.rnr_wait = false;
+    qp.req.window.resume();
     go_back(qp);
     restart_timer(qp);
 }
@@ -550,12 +578,7 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
     uint8_t type = packet.syndrome & aeth_type_mask;
     uint32_t acknowledged = type == aeth_ack ? psn_add(packet.psn, 1) : packet.psn;
     if (!advance(qp, acknowledged)) {
-        // A response is missing: implied NAK (9.7.5.2.1). Once is enough until
-        // una_psn moves.
-        if (!req.recovering && !req.rnr_wait) {
-            ++_ctx.stats.implied_naks;
-            retry(qp);
-        }
+        handle_implied_nak(qp);
         return;
     }
     if (type == aeth_ack) {
@@ -573,9 +596,7 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
     switch (packet.syndrome) {
     case aeth_nak_sequence:
         ++_ctx.stats.sequence_naks_received;
-        if (!req.recovering && !req.rnr_wait) {
-            retry(qp);
-        }
+        handle_loss(qp);
         return;
     case aeth_nak_invalid_request:
         status = IBV_WC_REM_INV_REQ_ERR;
@@ -619,10 +640,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
 {
     RequesterState& req = qp.req;
     if (!advance(qp, packet.psn)) {
-        if (!req.recovering && !req.rnr_wait) {
-            ++_ctx.stats.implied_naks;
-            retry(qp);
-        }
+        handle_implied_nak(qp);
         return;
     }
     SendWqe* wqe = wqe_of(qp, packet.psn);
@@ -653,7 +671,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         enter_error(_ctx, qp, IBV_WC_LOC_PROT_ERR);
         return;
     }
-    req.una_psn = psn_add(packet.psn, 1);
+    acknowledge(req, psn_add(packet.psn, 1));
     complete_acknowledged(qp);
 }
 

@@ -9,10 +9,6 @@
 
 namespace rdma::roce {
 
-// Packets that may be on their way unacknowledged, per QP.
-inline constexpr uint32_t requester_window = 256;
-// As many while sending again, until something is acknowledged.
-inline constexpr uint32_t recovery_window = 16;
 // Send requests held by a QP at a time; the rest waits in the guest's ring.
 inline constexpr uint32_t max_accepted = 256;
 // An acknowledgement is asked for at least every so many packets.
@@ -50,9 +46,12 @@ private:
     void fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status);
 
     bool advance(QueuePair& qp, uint32_t psn);
+    static void acknowledge(RequesterState& req, uint32_t psn);
     void complete_acknowledged(QueuePair& qp);
     void go_back(QueuePair& qp);
-    void retry(QueuePair& qp);
+    bool spend_retry(QueuePair& qp);
+    void handle_loss(QueuePair& qp);
+    void handle_implied_nak(QueuePair& qp);
     void restart_timer(QueuePair& qp);
     void handle_acknowledge(QueuePair& qp, const Packet& packet);
     void handle_wake(QueuePair& qp);

@@ -133,7 +133,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         } else {
             resp.ack_pending = true;
         }
-        _ctx.schedule(qp);
+        _ctx.schedule_answer(qp);
         return;
     }
     for (size_t i = 0; i < resp.resources.size(); ++i) {
@@ -159,7 +159,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
             truncate_responses(qp, packet.psn);
             push_read(qp, packet, packets, true);
         }
-        _ctx.schedule(qp);
+        _ctx.schedule_answer(qp);
         return;
     }
     ++_ctx.stats.drop_sequence;
@@ -380,7 +380,7 @@ void Responder::execute_read(QueuePair& qp, const Packet& packet)
     remember(qp, {false, packet.psn, packets, 0});
     push_read(qp, packet, packets, false);
     accepted(qp, packet, packets, true);
-    _ctx.schedule(qp);
+    _ctx.schedule_answer(qp);
 }
 
 void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
@@ -414,7 +414,7 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
     qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::atomic, false, 0, packet.psn, 1, false, 0, 0,
                                      0, original};
     accepted(qp, packet, 1, true);
-    _ctx.schedule(qp);
+    _ctx.schedule_answer(qp);
 }
 
 void Responder::remember(QueuePair& qp, const ResponderResource& resource)
@@ -445,7 +445,7 @@ void Responder::accepted(QueuePair& qp, const Packet& packet, uint32_t psns, boo
     }
     if (qp.is_reliable() && packet.ack_request) {
         resp.ack_pending = true;
-        _ctx.schedule(qp);
+        _ctx.schedule_answer(qp);
     }
 }
 
@@ -473,7 +473,7 @@ void Responder::finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcod
 void Responder::push_nak(QueuePair& qp, uint8_t syndrome)
 {
     push_acknowledge(qp, syndrome, qp.resp.epsn);
-    _ctx.schedule(qp);
+    _ctx.schedule_answer(qp);
 }
 
 void Responder::push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn)
@@ -516,6 +516,13 @@ void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
         _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
     frame.header(Aeth{syndrome, qp.resp.msn});
     _ctx.emit(qp.path);
+}
+
+bool Responder::transmit_short(QueuePair& qp)
+{
+    auto& responses = qp.resp.responses;
+    bool long_one = !responses.empty() && responses.front().kind == Response::Kind::read;
+    return !long_one && transmit(qp);
 }
 
 bool Responder::transmit(QueuePair& qp)

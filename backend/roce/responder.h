@@ -19,6 +19,8 @@ public:
     void handle_request(QueuePair& qp, const Packet& packet);
     // Sends the next response packet. False: there is none.
     bool transmit(QueuePair& qp);
+    // The same for what is not READ data.
+    bool transmit_short(QueuePair& qp);
     // Fresh from modify_qp to RTR: PSNs from attr.rq_psn.
     static void start(QueuePair& qp);
 

@@ -220,6 +220,8 @@ public:
     Faults faults;
     // Sees every frame before it is carried; false loses it.
     std::function<bool(Node& from, std::vector<uint8_t>& frame)> filter;
+    // For filter to set: how much later than else the frame comes, nanoseconds.
+    int64_t delay = 0;
     int64_t now = 0;
 
     void ring(Node& node, uint32_t qp)
@@ -318,6 +320,7 @@ private:
 
     void carry(Node& from, std::vector<uint8_t> frame)
     {
+        delay = 0;
         if ((filter && !filter(from, frame)) || happens(faults.lose)) {
             return;
         }
@@ -327,13 +330,13 @@ private:
         }
         int copies = happens(faults.repeat) ? 2 : 1;
         for (int i = 0; i < copies; ++i) {
-            int64_t delay = flight_time;
+            int64_t flight = flight_time + delay;
             if (happens(faults.reorder) || i > 0) {
-                delay += static_cast<int64_t>(_random() % 20000);
+                flight += static_cast<int64_t>(_random() % 20000);
             }
             for (Node* node : _nodes) {
                 if (node != &from) {
-                    _flying.push({now + delay, _order++, node, frame});
+                    _flying.push({now + flight, _order++, node, frame});
                 }
             }
         }

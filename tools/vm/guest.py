@@ -182,11 +182,6 @@ class Guest:
             if process.status is None:
                 process._feed({"status": LOST})
 
-    def _lose_processes(self):
-        for process in list(self._processes.values()):
-            if process.status is None:
-                process._feed({"status": LOST})
-
     def _send(self, message):
         with self._lock:
             self.qemu.agent.sendall(json.dumps(message).encode() + b"\n")
