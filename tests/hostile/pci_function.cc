@@ -120,7 +120,7 @@ void PciFunction::enable()
 
 void PciFunction::disable()
 {
-    write_config(PCI_COMMAND, PCI_COMMAND_INTX_DISABLE);
+    write_config(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_INTX_DISABLE);
 }
 
 void PciFunction::set_msix(bool on)

@@ -37,8 +37,9 @@ public:
     // The 32-bit words of a BAR.
     std::span<volatile uint32_t> bar(unsigned n) const { return _bars[n]; }
     uint64_t bar_address(unsigned n) const { return _addresses[n]; }
-    // Memory accesses and bus mastering; INTx stays off, for nobody would answer
-    // it.
+    // Bus mastering on and off; INTx stays off, for nobody would answer it. The BARs
+    // stay where they are: with TCG, QEMU 10.0.13 ends with an assertion in
+    // iotlb_to_section() where they go while another vCPU accesses any device.
     void enable();
     void disable();
     void set_msix(bool on);

@@ -12,7 +12,6 @@ import pytest
 from test_programs import expect_success
 from test_verify import PORT, PROGRAM
 from vm.fabric import MTU, Node
-from vm.guest import Guest
 
 HOSTILE = "/payload/rdma-hostile"
 SECOND = "0000:00:06.1"  # the attacked function in guest 1
@@ -26,29 +25,23 @@ class TwoDeviceNode(Node):
     """Two cards and two devices on one hub, and a second CPU for the attack."""
 
     def __init__(self, directory, image, payload):
-        self.kind, self.index, self.device = "pvrdma", 1, "vmw_pvrdma0"
-        self.ipv4, self.ipv6 = "10.0.0.1", "fd00::1"
-        arguments = [
+        second = [
             "-smp", "2",
             "-netdev", f"dgram,id=net,local.type=unix,local.path={directory}/net1,"
                        f"remote.type=unix,remote.path={directory}/net2",
-            "-netdev", "hubport,hubid=1,id=port,netdev=net"]
-        for n in (0, 1):
-            slot = 5 + n
-            arguments += [
-                "-netdev", f"hubport,hubid=1,id=n{n}",
-                "-device", f"vmxnet3,netdev=n{n},mac=52:54:00:00:00:{n}1,addr={slot}.0,"
-                           "multifunction=on",
-                "-device", f"pvrdma,id=rdma{n},addr={slot}.1"]
-        self.guest = Guest("attacked", directory, image, arguments, payload=payload)
+            "-netdev", "hubport,hubid=1,id=port,netdev=net",
+            "-netdev", "hubport,hubid=1,id=n1",
+            "-device", "vmxnet3,netdev=n1,mac=52:54:00:00:00:11,addr=6.0,multifunction=on",
+            "-device", "pvrdma,id=rdma1,addr=6.1"]
+        super().__init__("pvrdma", 1, directory, image, netdev="hubport,hubid=1", name="attacked",
+                         arguments=second, payload=payload)
 
     def configure(self):
         super().configure()
         self.guest.check(f"ip link set eth1 mtu {MTU} up && ip addr add 10.0.1.1/24 dev eth1")
 
     def attacked_stats(self):
-        return self.guest.qmp.command("qom-get", path="/machine/peripheral/rdma1",
-                                      property="stats")
+        return self.guest.stats("rdma1")
 
 
 class HostileFabric:

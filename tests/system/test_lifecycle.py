@@ -120,9 +120,8 @@ def test_processes_have_doorbells_of_their_own(fabric):
     pairs = []
     for port in range(PERFTEST_PORT, PERFTEST_PORT + count):
         pairs.append(start_traffic(fabric, "ib_write_bw" if port % 2 else "ib_send_bw", port))
-    during = objects(client)
-    assert during["contexts"] == before["contexts"] + count
-    assert during["qps"] == before["qps"] + count
+    client.guest.wait_stats(lambda stats: stats["contexts"] == before["contexts"] + count and
+                            stats["qps"] == before["qps"] + count)
     # Each has mapped one page of the BAR: its own.
     pages = client.guest.check("cat /proc/[0-9]*/maps | grep /dev/infiniband/uverbs").splitlines()
     assert len(pages) == count, pages
