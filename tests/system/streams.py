@@ -38,7 +38,12 @@ class Stream:
             def has_progressed(output, before=before):
                 new = reports(output)[before:]
                 return len(new) > 1 and new[-1][0] > new[0][0]
-            process.wait_until(has_progressed, timeout)
+            try:
+                process.wait_until(has_progressed, timeout)
+            except GuestError as error:
+                raise GuestError(f"{error}\n" + "\n".join(
+                    f"{other.guest.name}, status {other.status}:\n{other.output[-1000:]}"
+                    for other in self._processes)) from error
 
     def longest_gaps(self, since=(0, 0)):
         """The longest time between two completions at server and client, in the reports after so many, in ms."""

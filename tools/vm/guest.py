@@ -54,7 +54,7 @@ class Process:
                     lambda: condition() or self.guest.failure, timeout) or self.guest.failure:
                 raise GuestError(
                     f"{self.guest.name}: {self.command!r}: {self.guest.failure or 'no ' + what}"
-                    f" within {timeout} s; output so far:\n{self.output}")
+                    f" within {timeout} s; output so far:\n{self.output[-4000:]}")
 
     def wait(self, timeout=60):
         """The command's exit status and output."""
@@ -68,14 +68,14 @@ class Process:
         found = re.search(pattern, self.output)
         if not found:
             raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status} "
-                             f"without {pattern!r}:\n{self.output}")
+                             f"without {pattern!r}:\n{self.output[-4000:]}")
         return found
 
     def wait_until(self, condition, timeout=60):
         """Until the condition holds for the output so far."""
         self._wait(lambda: condition(self.output) or self.status is not None, timeout, "progress")
         if not condition(self.output):
-            raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status}:\n{self.output}")
+            raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status}:\n{self.output[-4000:]}")
 
     def kill(self):
         self.guest._send({"id": self.number, "kill": True})
