@@ -60,7 +60,7 @@ uint8_t operation_of(int opcode, bool first, bool last)
 // PSNs that have been sent, or sent again, and await an answer.
 uint32_t unacknowledged(const RequesterState& req)
 {
-    return psn_add(req.send_psn, psn_mask + 1 - req.una_psn);
+    return psn_distance(req.send_psn, req.una_psn);
 }
 
 } // namespace
@@ -133,7 +133,7 @@ bool Requester::accept(QueuePair& qp)
         return false;
     }
     // Room in PSN space for the longest message there may be.
-    uint32_t outstanding = psn_add(req.next_psn, psn_mask + 1 - req.una_psn);
+    uint32_t outstanding = psn_distance(req.next_psn, req.una_psn);
     if (!qp.is_datagram() &&
         outstanding + max_message / qp.mtu >= max_outstanding_psns) {
         return false;
@@ -296,7 +296,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
 {
     RequesterState& req = qp.req;
     size_t index = req.cursor;
-    uint32_t packet_index = psn_add(req.send_psn, psn_mask + 1 - first_look.first_psn);
+    uint32_t packet_index = psn_distance(req.send_psn, first_look.first_psn);
     uint32_t num_packets = first_look.num_packets;
     bool first = packet_index == 0;
     bool last = packet_index + 1 == num_packets || first_look.has_response();
@@ -422,7 +422,7 @@ bool Requester::advance(QueuePair& qp, uint32_t psn)
 // All before psn is acknowledged.
 void Requester::acknowledge(RequesterState& req, uint32_t psn)
 {
-    req.window.acknowledged(psn_add(psn, psn_mask + 1 - req.una_psn));
+    req.window.acknowledged(psn_distance(psn, req.una_psn));
     req.una_psn = psn;
 }
 
@@ -474,6 +474,7 @@ void Requester::go_back(QueuePair& qp)
     qp.req.recovering = true;
     position_cursor(qp);
     _ctx.schedule(qp);
+    restart_timer(qp);
 }
 
 // One retry less (9.7.6.1.3 and 9.7.5.2.8). False: there was none left, and the QP
@@ -496,7 +497,6 @@ void Requester::handle_loss(QueuePair& qp)
     }
     qp.req.window.lost();
     go_back(qp);
-    restart_timer(qp);
 }
 
 // A response is missing: what came acknowledges a later request (9.7.5.2.1).
@@ -523,7 +523,6 @@ void Requester::handle_timeout(QueuePair& qp)
     if (spend_retry(qp)) {
         req.window.timed_out();
         go_back(qp);
-        restart_timer(qp);
     }
 }
 
@@ -569,7 +568,6 @@ void Requester::resend(QueuePair& qp)
     qp.req.rnr_wait = false;
     qp.req.window.resume();
     go_back(qp);
-    restart_timer(qp);
 }
 
 void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
@@ -655,7 +653,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         auto bytes = std::as_bytes(std::span(&packet.original, 1));
         written = _ctx.regions.scatter(sges_of(*wqe), qp.init.pd, 0, bytes);
     } else {
-        uint64_t offset = uint64_t{psn_add(packet.psn, psn_mask + 1 - wqe->first_psn)} * qp.mtu;
+        uint64_t offset = uint64_t{psn_distance(packet.psn, wqe->first_psn)} * qp.mtu;
         bool last = psn_add(packet.psn, 1) == wqe->end_psn();
         bool last_opcode = packet.operation() == op_read_response_last ||
                            packet.operation() == op_read_response_only;

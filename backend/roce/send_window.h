@@ -30,7 +30,7 @@ public:
         }
         _grown += packets;
         if (_grown >= _size) {
-            _grown -= std::min(_grown, _size);
+            _grown -= _size;
             _size = std::min(_size + 1, max);
         }
     }

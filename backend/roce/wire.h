@@ -234,6 +234,8 @@ enum Operation : uint8_t {
 // PSNs are 24 bits and wrap; two are compared over half the circle (9.7.1).
 inline constexpr uint32_t psn_mask = 0xffffff;
 constexpr uint32_t psn_add(uint32_t psn, uint32_t n) { return (psn + n) & psn_mask; }
+// PSNs from the second to the first, which is not before it: 0 to psn_mask.
+constexpr uint32_t psn_distance(uint32_t psn, uint32_t from) { return (psn - from) & psn_mask; }
 // How far a is past b: negative where it is before.
 constexpr int32_t psn_diff(uint32_t a, uint32_t b)
 {

@@ -42,7 +42,7 @@ class Stream:
                 process.wait_until(has_progressed, timeout)
             except GuestError as error:
                 raise GuestError(f"{error}\n" + "\n".join(
-                    f"{other.guest.name}, status {other.status}:\n{other.output[-1000:]}"
+                    f"{other.guest.name}, status {other.status}:\n{other.end_of_output()}"
                     for other in self._processes)) from error
 
     def longest_gaps(self, since=(0, 0)):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from test_programs import both, expect_success, wait_cm_listener
-from test_verify import PORT, PROGRAM
+from test_verify import PORT, PROGRAM, verify
 from vm.fabric import Fabric, run_pair
 
 PERFTEST_PORT = 18515
@@ -115,7 +115,7 @@ def test_restart_in_mid_traffic(fabric, restart, side):
 
 def test_processes_have_doorbells_of_their_own(fabric):
     count = 4
-    server, client, address, server_gid, client_gid = both(fabric)
+    client = fabric.nodes[1]
     before = objects(client)
     pairs = []
     for port in range(PERFTEST_PORT, PERFTEST_PORT + count):
@@ -126,10 +126,7 @@ def test_processes_have_doorbells_of_their_own(fabric):
     pages = client.guest.check("cat /proc/[0-9]*/maps | grep /dev/infiniband/uverbs").splitlines()
     assert len(pages) == count, pages
     # They do not disturb each other: another one that counts every message.
-    expect_success(run_pair(
-        server, client,
-        f"{PROGRAM} -d {server.device} -g {server_gid} stream --messages 200",
-        f"{PROGRAM} -d {client.device} -g {client_gid} stream --messages 200 {address}", PORT))
+    verify(fabric, "stream --messages 200")
     for serving, running in pairs:
         for process in (running, serving):
             assert process.status is None, process.output

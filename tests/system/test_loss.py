@@ -6,11 +6,10 @@ import re
 import pytest
 
 from test_programs import both, expect_success, wait_cm_listener
+from test_verify import verify
 from vm.fabric import Fabric, run_pair
 from vm.switch import Switch
 
-PROGRAM = "/payload/rdma-verify"
-PORT = 18600
 PERFTEST_PORT = 18515
 FAULTS = {"lose": 0.01, "repeat": 0.005, "reorder": 0.01, "corrupt": 0.002}
 
@@ -46,11 +45,8 @@ def faults(fabric):
     "--qps 64 --depth 16 --messages 100 --max-size 4096",
 ], ids=["four", "sixty-four"])
 def test_stream(fabric, options):
-    server, client, address, server_gid, client_gid = both(fabric)
     before = [node.guest.stats() for node in fabric.nodes]
-    expect_success(run_pair(
-        server, client, f"{PROGRAM} -d {server.device} -g {server_gid} stream {options}",
-        f"{PROGRAM} -d {client.device} -g {client_gid} stream {options} {address}", PORT))
+    verify(fabric, f"stream {options}")
     for node, counters in zip(fabric.nodes, before):
         after = node.guest.stats()
         assert after["retransmitted-packets"] > counters["retransmitted-packets"]

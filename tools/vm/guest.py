@@ -54,7 +54,7 @@ class Process:
                     lambda: condition() or self.guest.failure, timeout) or self.guest.failure:
                 raise GuestError(
                     f"{self.guest.name}: {self.command!r}: {self.guest.failure or 'no ' + what}"
-                    f" within {timeout} s; output so far:\n{self.output[-4000:]}")
+                    f" within {timeout} s; output so far:\n{self.end_of_output()}")
 
     def wait(self, timeout=60):
         """The command's exit status and output."""
@@ -68,14 +68,18 @@ class Process:
         found = re.search(pattern, self.output)
         if not found:
             raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status} "
-                             f"without {pattern!r}:\n{self.output[-4000:]}")
+                             f"without {pattern!r}:\n{self.end_of_output()}")
         return found
 
     def wait_until(self, condition, timeout=60):
         """Until the condition holds for the output so far."""
         self._wait(lambda: condition(self.output) or self.status is not None, timeout, "progress")
         if not condition(self.output):
-            raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status}:\n{self.output[-4000:]}")
+            raise GuestError(f"{self.guest.name}: {self.command!r} ended with {self.status}:\n{self.end_of_output()}")
+
+    def end_of_output(self):
+        """What it has printed last: all that a failure has room for."""
+        return self.output[-4000:]
 
     def kill(self):
         self.guest._send({"id": self.number, "kill": True})
