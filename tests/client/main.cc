@@ -46,6 +46,9 @@ int main(int argc, char** argv)
         ->capture_default_str();
     group->add_option("--messages", stream.messages, "per QP and direction")->capture_default_str();
     group->add_option("--seconds", stream.seconds, "go on for so long instead, or until SIGTERM");
+    group->add_option("--min-size", stream.min_size, "bytes")
+        ->check(CLI::Range(0, 8))
+        ->capture_default_str();
     group->add_option("--max-size", stream.max_size, "bytes")
         ->check(CLI::Range(8, 1 << 20))
         ->capture_default_str();

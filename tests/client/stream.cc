@@ -47,7 +47,7 @@ struct Request {
     bool returns_data() const { return !is_send() && !is_write(); }
 };
 
-Request request_at(uint64_t stream_seed, uint64_t n, size_t max_size)
+Request request_at(uint64_t stream_seed, uint64_t n, const StreamOptions& options)
 {
     constexpr ibv_wr_opcode opcodes[] = {
         IBV_WR_SEND,       IBV_WR_SEND,       IBV_WR_SEND,
@@ -58,8 +58,9 @@ Request request_at(uint64_t stream_seed, uint64_t n, size_t max_size)
         IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD, IBV_WR_ATOMIC_FETCH_AND_ADD};
     uint64_t seed = mix(stream_seed + n * 0x9e3779b97f4a7c15);
     // Sizes of every magnitude.
-    size_t limit = max_size >> (seed >> 8) % 8;
-    return {opcodes[seed % std::size(opcodes)], (seed >> 16) % (limit + 1), seed};
+    size_t limit = std::max(options.max_size >> (seed >> 8) % 8, options.min_size);
+    size_t size = options.min_size + (seed >> 16) % (limit - options.min_size + 1);
+    return {opcodes[seed % std::size(opcodes)], size, seed};
 }
 
 // A QP with both of its directions.
@@ -138,7 +139,7 @@ public:
                r, _received);
         Request request;
         do {
-            request = request_at(_their_seed, _their_next++, _options.max_size);
+            request = request_at(_their_seed, _their_next++, _options);
         } while (!request.consumes_receive());
         uint64_t n = _their_next - 1;
         expect(wc.byte_len == request.size, "QP {}: message {} has {} bytes instead of {}", _index,
@@ -193,7 +194,7 @@ private:
     void post_next(bool is_last)
     {
         uint64_t n = _next++;
-        Request request = request_at(_our_seed, n, _options.max_size);
+        Request request = request_at(_our_seed, n, _options);
         if (request.opcode == IBV_WR_RDMA_READ && _writes == 0) {
             request.opcode = IBV_WR_ATOMIC_FETCH_AND_ADD;
         }

@@ -20,6 +20,7 @@ struct StreamOptions {
     unsigned depth = 32;      // requests outstanding per QP
     unsigned messages = 500;  // per QP and direction, unless seconds is given
     unsigned seconds = 0;     // how long to go on, unless SIGTERM comes before
+    size_t min_size = 0;      // bytes of a message
     size_t max_size = 16384;  // bytes of a message
     uint64_t seed = 1;
 };
