@@ -9,9 +9,9 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tools"))
 
+from pairs import PAIRS  # noqa: E402
 from vm.fabric import Fabric  # noqa: E402
 
-PAIRS = [("pvrdma", "pvrdma"), ("pvrdma", "rxe"), ("rxe", "pvrdma")]
 
 
 @pytest.fixture(scope="session")

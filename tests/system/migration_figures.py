@@ -4,14 +4,17 @@
     tools/test system tests/system/migration_figures.py -s
 
 prints a table for docs/migration.md. Each line is the median of MIGRATIONS migrations of a guest back
-and forth; "saving" and "loading" are the device's share of the downtime as QEMU traces it.
+and forth; "saving" and "loading" are the device's share of the downtime as QEMU traces it. "first sent" and
+"first answer" are when the first RoCEv2 frame goes out and the next one comes in, after the destination's
+RESUME event, as a capture there has it.
 """
 import contextlib
 import os
 import re
 import statistics
+import struct
 
-from streams import Stream
+from verifying import Stream
 from vm.fabric import Fabric
 from vm.switch import Switch
 
@@ -19,7 +22,8 @@ MIGRATIONS = 5
 STREAMS = ["--qps 1 --depth 16 --max-size 4096", "--qps 100 --depth 8 --max-size 4096",
            "--qps 1000 --depth 2 --max-size 1024"]
 SHARE = re.compile(r"vmstate_downtime_(save|load) type=\S+ idstr=\S+/pvrdma instance_id=0 downtime=(\d+)")
-HEADER = ("guest", "QEMU's downtime, ms", "saving, ms", "loading, ms", "gap at the peer, ms")
+HEADER = ("guest", "QEMU's downtime, ms", "saving, ms", "loading, ms", "gap at the peer, ms",
+          "first sent, ms", "first answer, ms")
 
 
 @contextlib.contextmanager
@@ -41,11 +45,37 @@ def trace(qmp):
     qmp.command("trace-event-set-state", name="vmstate_downtime_*", enable=True)
 
 
+def roce_frames(path, mac):
+    """(microseconds, whether it is the guest's own) of each RoCEv2 frame over IPv4 in a capture."""
+    data = path.read_bytes()
+    at = 24
+    while at + 16 <= len(data):
+        seconds, microseconds, size, _ = struct.unpack_from("<IIII", data, at)
+        frame = data[at + 16:at + 16 + size]
+        at += 16 + size
+        if frame[12:14] == b"\x08\x00" and frame[23] == 17 and frame[36:38] == (4791).to_bytes(2, "big"):
+            yield seconds * 1000000 + microseconds, frame[6:12] == mac
+
+
+def first_frames(capture, node, started):
+    """Milliseconds from the start to the first frame of the guest, and to the next one for it."""
+    mac = bytes.fromhex(node.devices[1]["mac"].replace(":", ""))
+    sent = None
+    for time, is_own in roce_frames(capture, mac):
+        if time >= started and is_own and sent is None:
+            sent = time
+        elif sent is not None and not is_own:
+            return (sent - started) / 1000, (time - started) / 1000
+    raise AssertionError("no traffic in the capture after the start")
+
+
 def measure(name, node, stream=None):
     """Migrates a node; returns a line of the table."""
-    downtimes, gaps, shares = [], [], {"save": [], "load": []}
+    downtimes, gaps, shares, firsts = [], [], {"save": [], "load": []}, []
+    capture = node.guest.directory / "resumed.pcap"
+    dump = ["-object", f"filter-dump,id=resumed,netdev=n0,file={capture},maxlen=64"]
     for _ in range(MIGRATIONS):
-        migration = node.migration()
+        migration = node.migration(extra=dump if stream else ())
         log_size = len(node.guest.qemu_log.read_text(errors="replace"))
         trace(migration.source.qmp)
         trace(migration.destination.qmp)
@@ -57,9 +87,13 @@ def measure(name, node, stream=None):
         if stream:
             stream.expect_progress()
             gaps.append(stream.longest_gaps(reports)[1])
+            node.guest.qmp.command("object-del", id="resumed")
+            started = migration.resumed["timestamp"]
+            firsts.append(first_frames(capture, node, started["seconds"] * 1000000 + started["microseconds"]))
     return (name, f"{statistics.median(downtimes):.0f}",
             *(f"{statistics.median(share):.2f}" if share else "" for share in shares.values()),
-            f"{statistics.median(gaps):.0f}" if gaps else "")
+            f"{statistics.median(gaps):.0f}" if gaps else "",
+            *([f"{statistics.median(times):.1f}" for times in zip(*firsts)] or ("", "")))
 
 
 def test_figures(tmp_path_factory, image, payload):

@@ -10,7 +10,7 @@ import contextlib
 import pytest
 
 from test_programs import expect_success
-from test_verify import PORT, PROGRAM
+from verifying import PORT, PROGRAM
 from vm.fabric import MTU, Node
 
 HOSTILE = "/payload/rdma-hostile"

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from test_programs import PERFTEST_PORT, both, expect_success
-from test_verify import verify
+from verifying import verify
 from vm.fabric import Fabric, run_pair
 
 # What /proc/interrupts calls them.

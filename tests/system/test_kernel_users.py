@@ -9,6 +9,7 @@ import os
 import pytest
 
 import storage
+from pairs import TWO_PVRDMA
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 SOURCE = "/usr/src/linux"
@@ -16,7 +17,7 @@ TREES = ["net", "include"] if SOAK_SECONDS else ["net/sunrpc", "net/rds", "inclu
 DISK_MEBIBYTES = 320
 FIO_MEBIBYTES = 64 if SOAK_SECONDS else 24
 
-pytestmark = pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+pytestmark = TWO_PVRDMA
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from test_programs import both, expect_success, wait_cm_listener
-from test_verify import PORT, PROGRAM, verify
+from verifying import PORT, PROGRAM, verify
 from vm.fabric import Fabric, run_pair
 
 PERFTEST_PORT = 18515

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from pairs import TWO_PVRDMA
 from test_programs import both, expect_success, wait_cm_listener
-from test_verify import verify
+from verifying import verify
 from vm.fabric import Fabric, run_pair
 from vm.switch import Switch
 
@@ -39,7 +40,7 @@ def faults(fabric):
 
 
 # Two rxe guests fail it as well where packets are lost.
-@pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+@TWO_PVRDMA
 @pytest.mark.parametrize("options", [
     "--qps 4 --depth 8 --messages 1000",
     "--qps 64 --depth 16 --messages 100 --max-size 4096",

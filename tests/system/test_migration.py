@@ -12,10 +12,10 @@ import time
 
 import pytest
 
+from pairs import TWO_PVRDMA, has_rxe
 from storage import nfs, ram_disk
-from streams import PROGRAM, Stream
 from test_programs import both, expect_success, wait_cm_listener
-from test_verify import NOT_EMPTY
+from verifying import NOT_EMPTY, PROGRAM, Stream
 from vm.fabric import Fabric, Node
 from vm.migration import NO_LIMIT, set_capabilities
 from vm.switch import Switch
@@ -24,8 +24,7 @@ MIGRATIONS = int(os.environ.get("RDMA_MIGRATIONS", "4"))
 PERFTEST_PORT = 18515
 PATIENCE_PORT = 18601
 DENSE = "--qps 64 --depth 64 --max-size 2048"
-SPARSE = f"--qps 4 --depth 8 {NOT_EMPTY}"  # what an rxe guest is up to, see test_verify.py
-TWO_PVRDMA = pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+SPARSE = f"--qps 4 --depth 8 {NOT_EMPTY}"  # what an rxe guest is up to, see docs/testing.md
 
 
 @pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("pvrdma", "rxe")], ids="-".join)
@@ -42,7 +41,7 @@ def fabric(request, tmp_path_factory, image, payload):
 
 
 def stream_options(fabric):
-    return SPARSE if "rxe" in [node.kind for node in fabric.nodes] else DENSE
+    return SPARSE if has_rxe(fabric) else DENSE
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 """Modes of perftest and the pingpongs: many QPs, SRQs, events, the connection manager, depth, both directions."""
 import pytest
 
+from pairs import TWO_PVRDMA
 from test_programs import PERFTEST_PORT, both, expect_success, wait_cm_listener
 from vm.fabric import run_pair
 
-pytestmark = pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+pytestmark = TWO_PVRDMA
 
 MODES = [
     # many queue pairs of one process

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from pairs import TWO_PVRDMA
 from test_programs import both, expect_success, wait_cm_listener
 from vm.fabric import MTU, run_pair
 
@@ -115,7 +116,7 @@ def test_header_fields_are_what_the_guest_asks_for(
 
 
 # ibv_rc_pingpong asks for what it is told to, whatever the port says.
-@pytest.mark.parametrize("fabric", [("pvrdma", "pvrdma")], ids="-".join, indirect=True)
+@TWO_PVRDMA
 def test_the_path_mtu_is_within_the_nics(fabric):
     server, client, address, server_gid, client_gid = both(fabric)
 

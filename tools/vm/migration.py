@@ -22,6 +22,7 @@ class Migration:
         self.guest = guest
         self.source = guest.qemu
         self._on_arrival = on_arrival
+        self.resumed = None  # the event of the destination's start
         self._silence = contextlib.ExitStack()
         self.destination = guest.start_qemu(arguments, ["-incoming", "defer"])
         self._uri = f"unix:{guest.directory}/{guest.name}.migration"
@@ -57,7 +58,7 @@ class Migration:
     def complete(self):
         """Waits for the end; the guest is in the other process then. Returns query-migrate's answer."""
         self.wait("completed")
-        self.destination.qmp.wait_event("RESUME")
+        self.resumed = self.destination.qmp.wait_event("RESUME")
         info = self.info()
         self.guest.adopt(self.destination)
         self.source.stop()

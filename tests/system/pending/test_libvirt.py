@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from streams import Stream
+from verifying import Stream
 from test_migration import DENSE, identity
 from vm.fabric import Fabric
 from vm.libvirt import EXAMPLE, Daemon, DomainGuest, emulator

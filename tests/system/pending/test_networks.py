@@ -9,7 +9,7 @@ import types
 import pytest
 
 from test_programs import both, expect_success, test_rc_pingpong, wait_cm_listener
-from test_verify import PROGRAM, verify
+from verifying import PROGRAM, verify
 from vm.fabric import MTU, Fabric, Node
 
 

@@ -1,14 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Traffic of the verifying client that goes on until it is told to end."""
+"""The verifying client (tests/client): its suites, and traffic that goes on until it is told to end."""
 import re
 
+from test_programs import both, expect_success
+from vm.fabric import run_pair
 from vm.guest import GuestError
 
 PROGRAM = "/payload/rdma-verify"
 PORT = 18600
+# For rxe: where it has sent the answer to a READ and is asked for it again, after a WRITE or READ of no
+# bytes, it has no memory region and the QP fails (read_reply() in rxe_resp.c, with a warning in rxe_mr.c).
+NOT_EMPTY = "--min-size 1"
 ENDLESS = 100000  # seconds
 REPORT = re.compile(r"^stream: so far: .* (\d+) at least on each QP, longest gap ([\d.]+) ms, "
                     r"([\d.]+) ms since the last report\n", re.M)
+
+
+def verify(fabric, suite, timeout=180):
+    """Runs a suite between the fabric's two nodes."""
+    server, client, address, server_gid, client_gid = both(fabric)
+    results = run_pair(
+        server, client, f"{PROGRAM} -d {server.device} -g {server_gid} {suite}",
+        f"{PROGRAM} -d {client.device} -g {client_gid} {suite} {address}", PORT, timeout)
+    expect_success(results)
+    return results
 
 
 class Stream:
