@@ -9,6 +9,11 @@
 // that is known to have an end of its patience (connection_message.h) is made to
 // wait for long each time; one that has none, such as Linux's NFS, is not answered: it
 // has a retry counter and an ACK timeout.
+//
+// After the stop, an RNR NAK with the shortest wait ends the wait of those that
+// have no end of their patience: Linux's rxe, too, starts its timer anew. The others
+// have the last acknowledgement once more, which our own requester takes as a
+// sign.
 #include "engine.h"
 
 namespace rdma::roce {
@@ -102,8 +107,7 @@ void Engine::start(int64_t now)
             _ctx.set_timer(qp, deadline + shift);
         }
         if (qp.is_reliable() && qp.path.valid() && qp.can_receive()) {
-            qp.resp.ack_pending = true;
-            _ctx.schedule_answer(qp);
+            _responder.wake(qp);
         }
         if (qp.is_reliable() && qp.can_send() && qp.req.una_psn != qp.req.max_psn &&
             !qp.req.rnr_wait) {

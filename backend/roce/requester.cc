@@ -535,9 +535,11 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
         handle_wake(qp);
         return;
     }
-    // 9.7.5.1.1: a response to nothing outstanding (a ghost) is dropped.
-    if (!qp.can_send() || psn_diff(packet.psn, req.una_psn) < 0 ||
-        psn_diff(packet.psn, req.max_psn) >= 0) {
+    // 9.7.5.1.1: a response to nothing outstanding (a ghost) is dropped. A wake
+    // tells what has been carried out, of which the answer may be lost.
+    bool wake = packet.operation() == op_acknowledge && packet.syndrome == aeth_wake;
+    if (!qp.can_send() || psn_diff(packet.psn, req.una_psn) < 0 || req.una_psn == req.max_psn ||
+        psn_diff(packet.psn, req.max_psn) >= (wake ? 1 : 0)) {
         ++_ctx.stats.drop_sequence;
         return;
     }
@@ -548,9 +550,10 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     }
 }
 
-// The last acknowledgement once more, in the time that an RNR NAK asked to wait
-// for: the peer's VM was stopped and goes on, maybe on another host. (Without an
-// RNR NAK it is what a slow peer answers duplicates with.)
+// The shortest RNR NAK, or the last acknowledgement once more, in the time that
+// an RNR NAK asked to wait for: the peer's VM was stopped and goes on, maybe on
+// another host. (Without an RNR NAK an acknowledgement is what a slow peer answers
+// duplicates with.)
 void Requester::handle_wake(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -587,7 +590,9 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
         return;
     }
     if (type == aeth_rnr_nak) {
-        handle_rnr(qp, packet);
+        if (req.una_psn != req.max_psn) {
+            handle_rnr(qp, packet);
+        }
         return;
     }
     ibv_wc_status status;
@@ -617,6 +622,9 @@ void Requester::handle_rnr(QueuePair& qp, const Packet& packet)
     RequesterState& req = qp.req;
     ++_ctx.stats.rnr_naks_received;
     if (req.rnr_wait) {
+        if (packet.syndrome == aeth_wake) {
+            handle_wake(qp);
+        }
         return;
     }
     // The peer lives and hears us, however long it takes: retries are against

@@ -48,6 +48,18 @@ bool ends_message(uint8_t op)
     return !is_first(op) && !is_middle(op);
 }
 
+// Whether what was carried out last is a READ or an atomic, whose answer is its
+// acknowledgement. One without the data must not follow it: where the answer was
+// lost, it would be an implied NAK, and Linux's rxe takes it for the answer.
+bool ends_with_answer(const ResponderState& resp)
+{
+    if (resp.resources.empty()) {
+        return false;
+    }
+    const ResponderResource& last = resp.resources[resp.resources.size() - 1];
+    return psn_add(last.first_psn, last.num_packets) == resp.epsn;
+}
+
 } // namespace
 
 void Responder::start(QueuePair& qp)
@@ -518,6 +530,18 @@ void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
     _ctx.emit(qp.path);
 }
 
+void Responder::wake(QueuePair& qp)
+{
+    if (qp.peer_rnr_retry == rnr_retry_infinite) {
+        if (qp.resp.responses.size() < max_responses) {
+            push_nak(qp, aeth_wake);
+        }
+    } else {
+        qp.resp.ack_pending = true;
+        _ctx.schedule_answer(qp);
+    }
+}
+
 bool Responder::transmit_short(QueuePair& qp)
 {
     auto& responses = qp.resp.responses;
@@ -536,6 +560,9 @@ bool Responder::transmit(QueuePair& qp)
             return false;
         }
         resp.ack_pending = false;
+        if (ends_with_answer(resp)) {
+            return false;
+        }
         ++_ctx.stats.acks_sent;
         send_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
         return true;
@@ -601,10 +628,6 @@ bool Responder::transmit(QueuePair& qp)
     response.remaining -= size;
     response.psn = psn_add(response.psn, 1);
     if (--response.remaining_packets == 0) {
-        // Its last packet acknowledges all up to it.
-        if (resp.responses.size() == 1 && response.psn == resp.epsn) {
-            resp.ack_pending = false;
-        }
         resp.responses.pop_front();
     }
     _ctx.emit(qp.path);

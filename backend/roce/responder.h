@@ -21,6 +21,8 @@ public:
     bool transmit(QueuePair& qp);
     // The same for what is not READ data.
     bool transmit_short(QueuePair& qp);
+    // Tells a peer that it need not wait any more.
+    void wake(QueuePair& qp);
     // Fresh from modify_qp to RTR: PSNs from attr.rq_psn.
     static void start(QueuePair& qp);
 

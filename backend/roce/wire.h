@@ -191,6 +191,7 @@ inline constexpr uint8_t aeth_type_mask = 0x60;
 inline constexpr uint8_t aeth_value_mask = 0x1f;
 inline constexpr uint8_t aeth_ack = 0x00;
 inline constexpr uint8_t aeth_rnr_nak = 0x20;
+inline constexpr uint8_t aeth_wake = aeth_rnr_nak | 1; // with the shortest timer, 0.01 ms
 inline constexpr uint8_t aeth_nak = 0x60;
 inline constexpr uint8_t aeth_ack_no_credits = 0x1f; // end-to-end flow control unused
 inline constexpr uint8_t aeth_nak_sequence = 0x60;

@@ -542,6 +542,43 @@ TEST_F(Responding, a_duplicate_write_before_a_read_is_acknowledged_alone)
     EXPECT_EQ(answers[1].psn, psn + 2);
 }
 
+TEST_F(Responding, an_answer_with_data_is_the_only_acknowledgement)
+{
+    connect_up();
+    write(psn);
+    add(psn + 1);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_atomic_acknowledge);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    write(psn + 2);
+    read(psn + 3);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].op, op_read_response_only);
+    EXPECT_EQ(answers[1].psn, psn + 3);
+    write(psn + 4);
+    run();
+    ASSERT_EQ(answers.size(), 3u);
+    EXPECT_EQ(answers[2].psn, psn + 4);
+}
+
+// rxe would take an acknowledgement of the atomic for its answer, had that been lost.
+TEST_F(Responding, a_wake_does_not_stand_for_an_answer)
+{
+    connect_up();
+    add(psn);
+    run();
+    b.engine.stop(network.now);
+    answers.clear();
+    b.engine.start(network.now);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_acknowledge);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome, aeth_wake);
+}
+
 TEST_F(Responding, answers_that_pile_up_are_bounded)
 {
     connect_up();
