@@ -26,7 +26,7 @@ void pvrdma_config_default(PvrdmaConfig* config)
     config->max_srq_wr = 4096;
     config->max_srq_sge = 16;
     config->max_ah = 65536;
-    config->max_uar = 1024;
+    config->max_uar = 512; // 2 MiB: what firmware keeps free behind a port for hot-plug
     config->gid_tbl_len = 64;
     config->max_qp_rd_atom = 128;
     config->max_qp_init_rd_atom = 128;

@@ -16,6 +16,14 @@ namespace {
 
 constexpr uint64_t guest_ram = 1 << 30; // as much as those guests had
 
+// The properties of the devices that wrote them, where the defaults have changed.
+PvrdmaConfig config_then()
+{
+    PvrdmaConfig config = WholeDevice::defaults();
+    config.max_uar = 1024;
+    return config;
+}
+
 std::vector<uint8_t> content_of(const std::filesystem::path& path)
 {
     std::ifstream file(path, std::ios::binary);
@@ -29,7 +37,7 @@ TEST(KeptStreams, are_loaded_and_nothing_is_lost)
         SCOPED_TRACE(entry.path().string());
         ++files;
         auto kept = content_of(entry.path());
-        WholeDevice device(1, guest_ram);
+        WholeDevice device(1, guest_ram, config_then());
         device.stop();
         ASSERT_EQ(device.load(kept), "");
         // What is saved at once is the same again, in today's format.
@@ -49,7 +57,7 @@ TEST(KeptStreams, are_refused_when_a_byte_is_wrong)
         for (size_t at = 0; at < kept.size(); at += 997) {
             auto spoiled = kept;
             spoiled[at] ^= 0x10;
-            WholeDevice device(1, 1 << 20);
+            WholeDevice device(1, 1 << 20, config_then());
             device.stop();
             EXPECT_NE(device.load(spoiled), "") << at;
         }

@@ -201,7 +201,7 @@ TEST_F(PvrdmaState, another_configuration_is_refused_by_name)
         {&PvrdmaConfig::version, 19, "property 'version' is 19 here and 20 in the saved state"},
         {&PvrdmaConfig::roce_version, 1, "property 'roce' is 1 here and 2 in the saved state"},
         {&PvrdmaConfig::max_cq, 8192, "property 'max-cq' is 8192 here and 4096 in the saved state"},
-        {&PvrdmaConfig::max_uar, 512, "property 'max-uar' is 512 here and 1024 in the saved state"},
+        {&PvrdmaConfig::max_uar, 1024, "property 'max-uar' is 1024 here and 512 in the saved state"},
     };
     for (const Other& other : others) {
         PvrdmaConfig config = guest.config;

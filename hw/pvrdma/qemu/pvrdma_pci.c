@@ -480,9 +480,11 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
                           (uint64_t)s->config.max_uar * RDMA_UAR_PAGE_SIZE);
     pci_register_bar(pci_dev, RDMA_BAR_REGS, PCI_BASE_ADDRESS_SPACE_MEMORY,
                      &s->regs);
+    /* Prefetchable only to fit a bridge's window for 64-bit addresses. */
     pci_register_bar(pci_dev, RDMA_BAR_UAR,
                      PCI_BASE_ADDRESS_SPACE_MEMORY |
-                     PCI_BASE_ADDRESS_MEM_TYPE_64, &s->uar);
+                     PCI_BASE_ADDRESS_MEM_TYPE_64 |
+                     PCI_BASE_ADDRESS_MEM_PREFETCH, &s->uar);
     rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device);
     if (!runstate_is_running()) {
         rdma_device_stop(s->device, s->stopped_rnr_nak);
