@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from test_programs import both, expect_success, test_rc_pingpong, wait_cm_listener
+from test_programs import both, test_rc_pingpong, wait_cm_listener
 from verifying import PROGRAM, verify
 from vm.fabric import MTU, Fabric, Node
 
@@ -66,7 +66,9 @@ def expect_traffic(fabric):
     wait_cm_listener(server)
     client.guest.check(f"rping -c -a {server.ipv4} -v -C 20")
     assert serving.wait().status == 0
-    verify(fabric, "stream --qps 4 --depth 16 --messages 300")
+    # Few: the listening side of QEMU's TCP networks holds small packets back (no TCP_NODELAY), for up to
+    # 40 ms each.
+    verify(fabric, "stream --qps 4 --depth 16 --messages 40")
 
 
 def test_two_guests(fabric):
