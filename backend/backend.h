@@ -198,6 +198,12 @@ struct QpNumbers {
     uint32_t qpn;
 };
 
+// What a backend serves beside what Limits say.
+struct Features {
+    bool fast_registration = true; // MRs of kind fast_reg, wr_fast_reg, IBV_WR_LOCAL_INV
+    bool atomics = true;
+};
+
 enum class ObjectKind { pd, mr, cq, srq, qp };
 
 class Backend {
@@ -206,6 +212,11 @@ public:
 
     // As after creation: every object is gone.
     virtual void reset() = 0;
+
+    virtual Features features() const { return {}; }
+    // The attributes of the host's port that stands behind the device's; nothing
+    // where that is the paired NIC.
+    virtual std::optional<ibv_port_attr> host_port() const { return std::nullopt; }
 
     virtual Result<uint32_t> alloc_pd() = 0;
     virtual int dealloc_pd(uint32_t pd) = 0; // 0, ENOENT, EBUSY

@@ -4,7 +4,7 @@
 #include <cerrno>
 
 #include "engine.h"
-#include "qp_state.h"
+#include "qp_rules.h"
 
 namespace rdma::roce {
 

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "engine.h"
-#include "qp_state.h"
+#include "qp_rules.h"
 #include "state_fields.h"
 
 namespace rdma::roce {

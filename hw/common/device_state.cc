@@ -18,9 +18,6 @@ using migration::StreamWriter;
 
 namespace {
 
-// The one backend there is, so far.
-constexpr const char* backend_name = "roce";
-
 Status wrong(std::string what)
 {
     return std::unexpected(std::move(what));
@@ -34,9 +31,9 @@ Status check_config(const StatefulDevice& parts, const Section& section)
         !read) {
         return read;
     }
-    if (saved.backend != backend_name) {
+    if (saved.backend != parts.backend_name) {
         return wrong(fmt::format("the backend is '{}' here and '{}' in the saved state",
-                                 backend_name, saved.backend));
+                                 parts.backend_name, saved.backend));
     }
     auto here = parts.device.guest_visible_properties();
     for (const auto& [name, value] : here) {
@@ -99,7 +96,7 @@ Status in_section(Status status, const Section& section)
 
 void save_config(const StatefulDevice& parts, StreamWriter& stream)
 {
-    ConfigState config{backend_name, parts.device.guest_visible_properties()};
+    ConfigState config{parts.backend_name, parts.device.guest_visible_properties()};
     stream.section(SectionKind::config, [&](auto& a) { describe(a, config); });
 }
 

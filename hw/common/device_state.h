@@ -12,6 +12,7 @@ namespace rdma {
 
 struct StatefulDevice {
     migration::DeviceKind kind;
+    const char* backend_name;
     Device& device;
     Backend& backend;
     Statistics& stats;

@@ -66,6 +66,16 @@ std::span<std::byte> GuestMemory::writable(uint64_t gpa, uint64_t size)
     return {static_cast<std::byte*>(r->hva) + offset, run};
 }
 
+std::optional<GuestMemory::FilePiece> GuestMemory::file_piece(uint64_t gpa, uint64_t size) const
+{
+    const RdmaMemoryRegion* r = find(gpa);
+    if (!r || r->readonly || !r->shared) {
+        return std::nullopt;
+    }
+    uint64_t offset = gpa - r->gpa;
+    return FilePiece{r->fd, r->fd_offset + offset, std::min(size, r->size - offset)};
+}
+
 bool GuestMemory::read(uint64_t gpa, std::span<std::byte> out) const
 {
     while (!out.empty()) {

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -46,6 +47,16 @@ public:
 
     // True when all of [gpa, gpa + size) is guest memory (writable if asked).
     bool covers(uint64_t gpa, uint64_t size, bool for_write) const;
+
+    // A piece of guest memory in the file that it is a shared mapping of.
+    struct FilePiece {
+        int fd;          // as long as the table stays
+        uint64_t offset; // bytes
+        uint64_t size;   // bytes, at most as asked for
+    };
+    // The longest piece at gpa, at most size bytes; nothing where that is not
+    // writable guest memory, or not shared.
+    std::optional<FilePiece> file_piece(uint64_t gpa, uint64_t size) const;
 
     // Copy one trivially copyable object out of or into guest memory: the
     // single fetch that validation then works on.

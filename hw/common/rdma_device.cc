@@ -9,27 +9,29 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "device.h"
 #include "device_state.h"
-#include "engine.h"
-#include "executor.h"
 #include "guest_memory.h"
 #include "pvrdma_device.h"
+#include "runner.h"
 #include "statistics.h"
+#include "verbs_runner.h"
 
 using namespace rdma;
 
 struct RdmaDevice final : DeviceHost {
-    RdmaDevice(const PvrdmaConfig& config, const RdmaHostOps& host_ops, void* host)
-        : ops(host_ops), opaque(host), executor(ops, opaque, stats),
-          engine(limits_of(config), memory, stats, executor),
-          pvrdma(config, *this, memory, engine, stats)
+    using MakeRunner = std::function<std::unique_ptr<Runner>(RdmaDevice&)>;
+
+    RdmaDevice(const PvrdmaConfig& config, const RdmaHostOps& host_ops, void* host,
+               const MakeRunner& make_runner)
+        : ops(host_ops), opaque(host), runner(make_runner(*this)),
+          pvrdma(config, *this, memory, runner->backend(), stats)
     {
-        engine.set_client(pvrdma);
-        executor.attach(engine);
+        runner->set_client(pvrdma);
     }
 
     ~RdmaDevice()
@@ -58,8 +60,7 @@ struct RdmaDevice final : DeviceHost {
     void* opaque;
     GuestMemory memory;
     Statistics stats;
-    Executor executor;
-    roce::Engine engine;
+    std::unique_ptr<Runner> runner;
     PvrdmaDevice pvrdma;
     bool busy = false;         // a call is under way
     uint32_t due_irqs = 0;     // a bit for each vector
@@ -70,7 +71,8 @@ namespace {
 
 StatefulDevice stateful(RdmaDevice* device)
 {
-    return {migration::DeviceKind::pvrdma, device->pvrdma, device->engine, device->stats};
+    return {migration::DeviceKind::pvrdma, device->runner->backend_name(), device->pvrdma,
+            device->runner->backend(), device->stats};
 }
 
 template <typename Save>
@@ -148,36 +150,72 @@ private:
     bool _outer;
 };
 
+// make() with a good configuration; null, with *error set, where that fails.
+template <typename Make>
+RdmaDevice* create(const PvrdmaConfig& config, char** error, Make&& make)
+{
+    std::string message;
+    try {
+        if (auto checked = check_config(config); checked) {
+            return make();
+        } else {
+            message = checked.error();
+        }
+    } catch (const std::exception& e) {
+        message = e.what();
+    }
+    *error = strdup(message.c_str());
+    return nullptr;
+}
+
 } // namespace
 
 RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* ops, void* opaque,
                                  char** error)
 {
-    auto fail = [error](const std::string& message) {
-        *error = strdup(message.c_str());
-        return nullptr;
-    };
-    try {
-        if (auto checked = check_config(*config); !checked) {
-            return fail(checked.error());
-        }
-        return new RdmaDevice(*config, *ops, opaque);
-    } catch (const std::exception& e) {
-        return fail(e.what());
-    }
+    return create(*config, error, [&] {
+        return new RdmaDevice(*config, *ops, opaque, [&](RdmaDevice& device) {
+            return make_roce_runner(limits_of(*config), device.ops, opaque, device.memory,
+                                    device.stats);
+        });
+    });
+}
+
+RdmaDevice* pvrdma_device_create_verbs(const PvrdmaConfig* config, const RdmaHostPortConfig* port,
+                                       const RdmaHostOps* ops, void* opaque, char** error)
+{
+    return create(*config, error, [&] {
+        auto host_port = open_host_port(*port);
+        PvrdmaConfig fitted = fit_to_host(*config, host_attributes(*host_port));
+        return new RdmaDevice(fitted, *ops, opaque, [&](RdmaDevice& device) {
+            return make_verbs_runner(host_port, limits_of(fitted), device.memory, device.stats,
+                                     device);
+        });
+    });
+}
+
+int rdma_device_event_fd(RdmaDevice* device)
+{
+    return device->runner->event_fd();
+}
+
+void rdma_device_events(RdmaDevice* device)
+{
+    Call call(device);
+    device->runner->handle_events();
 }
 
 void rdma_device_stop(RdmaDevice* device, bool rnr_nak)
 {
     Call call(device);
-    device->executor.stop(rnr_nak);
+    device->runner->stop(rnr_nak);
 }
 
 void rdma_device_start(RdmaDevice* device)
 {
     Call call(device);
-    if (device->executor.is_stopped()) {
-        device->executor.start();
+    if (device->runner->is_stopped()) {
+        device->runner->start();
         device->pvrdma.start();
     }
 }
@@ -211,7 +249,7 @@ void rdma_device_reset(RdmaDevice* device)
 {
     device->due_irqs = 0;
     device->pvrdma.reset();
-    device->executor.reset();
+    device->runner->reset();
 }
 
 uint64_t rdma_device_bar_read(RdmaDevice* device, unsigned bar, uint64_t offset, unsigned size)
@@ -233,7 +271,7 @@ void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, ui
         return;
     }
     device->pvrdma.bar_write(bar, offset, static_cast<uint32_t>(value), size);
-    device->executor.run_if_needed();
+    device->runner->run_if_needed();
 }
 
 void rdma_device_set_memory(RdmaDevice* device, const RdmaMemoryRegion* regions, size_t count)
@@ -249,31 +287,31 @@ void rdma_device_set_dirty_log(RdmaDevice* device, bool on)
 bool rdma_device_receive(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
     Call call(device);
-    return device->executor.receive({frame, size});
+    return device->runner->receive({frame, size});
 }
 
 void rdma_device_observe_sent(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
-    device->engine.observe_sent({frame, std::min<size_t>(size, RDMA_OBSERVED_BYTES)});
+    device->runner->observe_sent({frame, std::min<size_t>(size, RDMA_OBSERVED_BYTES)});
 }
 
 void rdma_device_tx_ready(RdmaDevice* device)
 {
     Call call(device);
-    device->executor.tx_ready();
+    device->runner->tx_ready();
 }
 
 void rdma_device_timer(RdmaDevice* device)
 {
     Call call(device);
-    device->executor.timer();
+    device->runner->timer();
 }
 
 void rdma_device_link_changed(RdmaDevice* device)
 {
     Call call(device);
     // While the VM is stopped, start() finds out.
-    if (!device->executor.is_stopped()) {
+    if (!device->runner->is_stopped()) {
         device->pvrdma.link_changed();
     }
 }

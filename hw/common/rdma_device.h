@@ -37,6 +37,12 @@ typedef struct RdmaMemoryRegion {
     uint64_t size; /* bytes, > 0 */
     void *hva;     /* where the host has it mapped */
     bool readonly; /* device writes are refused */
+    /* Whether it is a shared mapping of a file, which another mapping of the file
+     * sees too, and which one: a descriptor that stays open as long as the
+     * region is in the table, and where the region begins, bytes. */
+    bool shared;
+    int fd;
+    uint64_t fd_offset;
 } RdmaMemoryRegion;
 
 /* What the network card in function 0 is just now. */
@@ -111,6 +117,18 @@ typedef struct PvrdmaConfig {
 
 void pvrdma_config_default(PvrdmaConfig *config);
 
+/* On where it serves every operation, on where there is any, off. */
+enum { RDMA_ODP_AUTO, RDMA_ODP_ON, RDMA_ODP_OFF };
+
+/* Which port of a host's RDMA device stands behind a device, and how. */
+typedef struct RdmaHostPortConfig {
+    const char *ibdev;    /* its name; NULL or empty: not given */
+    uint32_t ibport;      /* 1.. */
+    int32_t gid_index;    /* of the GID all packets come from; negative: the guest's own */
+    bool add_addresses;   /* put addresses of the guest on the host's interface */
+    int odp;              /* on-demand paging: RDMA_ODP_* */
+} RdmaHostPortConfig;
+
 /*
  * Create a PVRDMA device with the roce backend. On a bad limit returns NULL
  * and sets *error to a message (free() it) that names the property with its
@@ -118,7 +136,21 @@ void pvrdma_config_default(PvrdmaConfig *config);
  */
 RdmaDevice *pvrdma_device_create(const PvrdmaConfig *config, const RdmaHostOps *ops, void *opaque,
                                  char **error);
+/*
+ * As pvrdma_device_create, with the verbs backend on that port. Limits are those
+ * of config or, where they are lower, the host device's. Errors: also what is
+ * wrong with the port.
+ */
+RdmaDevice *pvrdma_device_create_verbs(const PvrdmaConfig *config, const RdmaHostPortConfig *port,
+                                       const RdmaHostOps *ops, void *opaque, char **error);
 void rdma_device_destroy(RdmaDevice *device);
+
+/*
+ * A descriptor that polls readable (POLLIN) when rdma_device_events() has
+ * something to do; negative: there is none. It is the device's.
+ */
+int rdma_device_event_fd(RdmaDevice *device);
+void rdma_device_events(RdmaDevice *device);
 
 /* Cold reset: as after power-on. Guest memory is not touched. */
 void rdma_device_reset(RdmaDevice *device);

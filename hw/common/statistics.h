@@ -48,6 +48,7 @@ namespace rdma {
     X(drop_length, "drop-length")                                                                  \
     X(drop_congestion, "drop-congestion")                                                          \
     X(drop_overload, "drop-overload")                                                              \
+    X(drop_unreachable, "drop-unreachable")                                                        \
     X(drop_stopped, "drop-stopped")                                                                \
     /* Bad requests of the guest, by where they came in. */                                        \
     X(guest_register_errors, "guest-register-errors")                                              \

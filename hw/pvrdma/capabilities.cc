@@ -44,7 +44,8 @@ uint8_t gid_type_of(const PvrdmaConfig& config)
     return config.roce_version == 1 ? gid_type_v1 : gid_type_v2;
 }
 
-DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
+DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic,
+                           const Backend& backend)
 {
     uint64_t guid = config.node_guid ? std::byteswap(config.node_guid) : eui64_of(nic.mac);
     DeviceCaps caps{};
@@ -78,14 +79,20 @@ DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
     caps.local_ca_ack_delay = ca_ack_delay;
     caps.phys_port_cnt = 1;
     caps.mode = mode_roce;
-    caps.atomic_ops = atomic_op_comp_swap | atomic_op_fetch_add;
-    caps.bmme_flags = bmme_local_inv | bmme_remote_inv | bmme_fast_reg_wr;
+    Features features = backend.features();
+    if (features.atomics) {
+        caps.atomic_ops = atomic_op_comp_swap | atomic_op_fetch_add;
+    }
+    if (features.fast_registration) {
+        caps.bmme_flags = bmme_local_inv | bmme_remote_inv | bmme_fast_reg_wr;
+        caps.max_fast_reg_page_list_len = max_fast_reg_page_list;
+    }
     caps.gid_types = gid_type_of(config);
-    caps.max_fast_reg_page_list_len = max_fast_reg_page_list;
     return caps;
 }
 
-PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
+PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic,
+                            const Backend& backend)
 {
     PortAttr attrs{};
     attrs.state = nic.link_up ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
@@ -99,6 +106,15 @@ PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic)
     attrs.active_width = width_1x;
     attrs.active_speed = speed_qdr;
     attrs.phys_state = nic.link_up ? phys_link_up : phys_disabled;
+    if (auto host = backend.host_port()) {
+        attrs.state = host->state;
+        attrs.max_mtu = host->max_mtu;
+        attrs.active_mtu = host->active_mtu;
+        attrs.max_msg_sz = host->max_msg_sz;
+        attrs.active_width = host->active_width;
+        attrs.active_speed = host->active_speed;
+        attrs.phys_state = host->phys_state;
+    }
     return attrs;
 }
 

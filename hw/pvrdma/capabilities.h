@@ -3,6 +3,7 @@
 // What the device tells its driver about itself and its port.
 #pragma once
 
+#include "backend.h"
 #include "device.h"
 #include "pvrdma_abi.h"
 
@@ -13,7 +14,9 @@ inline constexpr uint8_t port_number = 1; // the only port
 // What a GID must be marked as: the driver wants one RoCE version.
 uint8_t gid_type_of(const PvrdmaConfig& config);
 
-DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic);
-PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic);
+DeviceCaps capabilities_of(const PvrdmaConfig& config, const RdmaNicInfo& nic,
+                           const Backend& backend);
+PortAttr port_attributes_of(const PvrdmaConfig& config, const RdmaNicInfo& nic,
+                            const Backend& backend);
 
 } // namespace rdma::pvrdma

@@ -140,7 +140,7 @@ int PvrdmaDevice::query_port(const CmdQueryPort& cmd, RespQueryPort& resp)
     auto counter = [](uint64_t value) {
         return static_cast<uint32_t>(std::min<uint64_t>(value, UINT32_MAX));
     };
-    resp.attrs = port_attributes_of(_config, _host.nic_info());
+    resp.attrs = port_attributes_of(_config, _host.nic_info(), _backend);
     resp.attrs.bad_pkey_cntr = counter(_stats.drop_pkey);
     resp.attrs.qkey_viol_cntr = counter(_stats.drop_qkey);
     return 0;

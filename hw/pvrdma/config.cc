@@ -2,7 +2,10 @@
 //
 // Limits of a PVRDMA device: defaults, checks, and what they mean for the
 // backend.
+#include <algorithm>
 #include <bit>
+#include <concepts>
+#include <stdexcept>
 
 #include <fmt/format.h>
 
@@ -103,6 +106,43 @@ std::expected<void, std::string> check_config(const PvrdmaConfig& config)
                         "it must be from 18 to 20 for RoCE version 2"));
     }
     return {};
+}
+
+PvrdmaConfig fit_to_host(const PvrdmaConfig& config, const ibv_device_attr& host)
+{
+    // QPs are known to peers by the numbers the host gives them, handles are small.
+    constexpr uint32_t version_with_qp_handle = 20;
+    if (config.version < version_with_qp_handle) {
+        throw std::runtime_error(fmt::format(
+            "property 'version' is {}: 'backend' verbs needs 20, which lets QP numbers "
+            "be the host's", config.version));
+    }
+    PvrdmaConfig fitted = config;
+    auto lower = [](auto& limit, std::integral auto to) {
+        limit = static_cast<std::remove_reference_t<decltype(limit)>>(
+            std::min<uint64_t>(limit, static_cast<uint64_t>(std::max<decltype(to)>(to, 0))));
+    };
+    auto lower_to_power = [&](uint32_t& limit, int to) {
+        lower(limit, std::bit_floor(static_cast<uint32_t>(std::max(to, 1))));
+    };
+    lower(fitted.max_qp, host.max_qp);
+    lower_to_power(fitted.max_qp_wr, host.max_qp_wr);
+    lower_to_power(fitted.max_sge, host.max_sge); // see limits_of()
+    lower(fitted.max_cq, host.max_cq);
+    lower_to_power(fitted.max_cqe, host.max_cqe);
+    lower(fitted.max_mr, host.max_mr);
+    lower(fitted.max_mr_size, host.max_mr_size);
+    lower(fitted.max_pd, host.max_pd);
+    lower(fitted.max_srq, host.max_srq);
+    lower_to_power(fitted.max_srq_wr, host.max_srq_wr);
+    lower_to_power(fitted.max_srq_sge, host.max_srq_sge);
+    lower(fitted.max_ah, host.max_ah);
+    lower(fitted.max_qp_rd_atom, host.max_qp_rd_atom);
+    lower(fitted.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
+    if (auto checked = check_config(fitted); !checked) {
+        throw std::runtime_error("the host's device has too little: " + checked.error());
+    }
+    return fitted;
 }
 
 Limits limits_of(const PvrdmaConfig& config)

@@ -33,6 +33,9 @@ namespace rdma {
 
 // Nothing, or what is wrong: the property by its name and its valid range.
 std::expected<void, std::string> check_config(const PvrdmaConfig& config);
+// The same with no limit above the host device's. Throws std::runtime_error where
+// that cannot be.
+PvrdmaConfig fit_to_host(const PvrdmaConfig& config, const ibv_device_attr& host);
 // What the backend must serve.
 Limits limits_of(const PvrdmaConfig& config);
 

@@ -62,7 +62,7 @@ bool PvrdmaDevice::set_up_shared_region()
         !make_event_ring(_memory, region.async_ring, sizeof(EventEntry), _async_ring) ||
         !make_event_ring(_memory, region.cq_ring, sizeof(CqNotification), _cq_notification_ring) ||
         !_memory.write_object(_dsr_address + offsetof(SharedRegion, caps),
-                              capabilities_of(_config, nic))) {
+                              capabilities_of(_config, nic, _backend))) {
         guest_error(_stats.guest_command_errors,
                     "the shared region at {:#x}, or what it points at, is not in guest memory",
                     _dsr_address);

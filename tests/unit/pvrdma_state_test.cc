@@ -23,7 +23,7 @@ struct PvrdmaState : testing::Test {
     FakeHost new_host;
     Statistics new_stats;
 
-    StatefulDevice parts(ModelGuest& g) { return {DeviceKind::pvrdma, g.device, g.backend, g.stats}; }
+    StatefulDevice parts(ModelGuest& g) { return {DeviceKind::pvrdma, "roce", g.device, g.backend, g.stats}; }
     std::vector<uint8_t> saved()
     {
         StreamWriter stream(DeviceKind::pvrdma);
@@ -38,7 +38,7 @@ struct PvrdmaState : testing::Test {
         auto device = std::make_unique<PvrdmaDevice>(config, new_host, guest.memory, guest.backend,
                                                      new_stats);
         Status status =
-            load_state({DeviceKind::pvrdma, *device, guest.backend, new_stats}, bytes, true);
+            load_state({DeviceKind::pvrdma, "roce", *device, guest.backend, new_stats}, bytes, true);
         error = status ? "" : status.error();
         return device;
     }
@@ -220,13 +220,13 @@ TEST_F(PvrdmaState, objects_that_one_side_lacks_are_refused)
     auto bytes = saved();
     guest.backend.qps.ids.insert(500);
     PvrdmaDevice device(guest.config, new_host, guest.memory, guest.backend, new_stats);
-    Status status = load_state({DeviceKind::pvrdma, device, guest.backend, new_stats}, bytes, true);
+    Status status = load_state({DeviceKind::pvrdma, "roce", device, guest.backend, new_stats}, bytes, true);
     ASSERT_FALSE(status.has_value());
     EXPECT_EQ(status.error(), "the objects of the device and of its backend are not the same");
 
     guest.backend.qps.ids.clear();
     PvrdmaDevice other(guest.config, new_host, guest.memory, guest.backend, new_stats);
-    status = load_state({DeviceKind::pvrdma, other, guest.backend, new_stats}, bytes, true);
+    status = load_state({DeviceKind::pvrdma, "roce", other, guest.backend, new_stats}, bytes, true);
     ASSERT_FALSE(status.has_value());
     EXPECT_NE(status.error().find("section pvrdma-qp: QP"), std::string::npos) << status.error();
 }

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
+#include "exec/address-spaces.h"
+#include "exec/ramblock.h"
 #include "system/tcg.h"
 #ifdef RDMA_FUZZ
 #include "hw/boards.h"
@@ -24,6 +27,29 @@ static void rdma_memory_begin(MemoryListener *listener)
     RdmaMemory *m = container_of(listener, RdmaMemory, listener);
 
     g_array_set_size(m->regions, 0);
+}
+
+static bool rdma_memory_is_shared(MemoryRegion *mr)
+{
+    return memory_region_get_fd(mr) >= 0 && qemu_ram_is_shared(mr->ram_block);
+}
+
+bool rdma_memory_check_shared(Error **errp)
+{
+    MemoryRegionSection section = memory_region_find(get_system_memory(), 0, 1);
+    bool shared = section.mr && memory_region_is_ram(section.mr) &&
+                  rdma_memory_is_shared(section.mr);
+
+    memory_region_unref(section.mr);
+    if (!shared) {
+        error_setg(errp, "backend=verbs maps guest RAM for the host's RDMA "
+                   "device: it must be shared memory with a file descriptor");
+        error_append_hint(errp, "Give the machine such RAM, of the size of -m:\n"
+                          "  -object memory-backend-memfd,id=ram,size=SIZE,"
+                          "share=on -machine memory-backend=ram\n"
+                          "or memory-backend-file with share=on.\n");
+    }
+    return shared;
 }
 
 static void rdma_memory_region_add(MemoryListener *listener,
@@ -51,6 +77,12 @@ static void rdma_memory_region_add(MemoryListener *listener,
                section->offset_within_region,
         .readonly = section->readonly || memory_region_is_rom(mr),
     };
+    if (rdma_memory_is_shared(mr)) {
+        region.shared = true;
+        region.fd = memory_region_get_fd(mr);
+        region.fd_offset = mr->ram_block->fd_offset +
+                           section->offset_within_region;
+    }
     g_array_append_val(m->regions, region);
 }
 

@@ -22,6 +22,12 @@ typedef struct RdmaMemory {
 void rdma_memory_start(RdmaMemory *m, AddressSpace *as, RdmaDevice *device);
 void rdma_memory_stop(RdmaMemory *m);
 
+/*
+ * Whether the machine's RAM is a shared mapping of a file, so that it can be
+ * mapped again. False, with @errp set to what to change, where not.
+ */
+bool rdma_memory_check_shared(Error **errp);
+
 /* [gpa, gpa + size), which lies in one region, has been written. */
 void rdma_memory_mark_dirty(RdmaMemory *m, uint64_t gpa, uint64_t size);
 

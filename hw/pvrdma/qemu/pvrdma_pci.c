@@ -8,6 +8,7 @@
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"
 #include "qemu/log.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -16,6 +17,7 @@
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pci_ids.h"
 #include "hw/qdev-properties.h"
+#include "migration/blocker.h"
 #include "migration/qemu-file-types.h"
 #include "migration/vmstate.h"
 #include "system/runstate.h"
@@ -39,6 +41,12 @@ struct PvrdmaState {
 
     PvrdmaConfig config;
     char *roce;
+    char *backend;
+    char *ibdev;
+    uint32_t ibport;
+    int32_t gid_index;
+    char *gid_policy;
+    char *odp;
     uint32_t poll_pause_us;
     bool stopped_rnr_nak;
     bool use_msix;
@@ -53,6 +61,7 @@ struct PvrdmaState {
     MemoryRegion uar;
     QEMUTimer *timer;
     VMChangeStateEntry *run_state;
+    Error *migration_blocker;
 };
 
 /* What the core asks of its host */
@@ -384,10 +393,93 @@ static const VMStateDescription vmstate_pvrdma_config = {
 
 /* The device */
 
-static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
+/* The index of a property's value in a list that ends with NULL. */
+static bool pvrdma_choose(const char *property, const char *value,
+                          const char *const *choices, int *index, Error **errp)
 {
+    g_autofree char *list = NULL;
+
+    for (*index = 0; choices[*index]; (*index)++) {
+        if (!strcmp(value, choices[*index])) {
+            return true;
+        }
+    }
+    list = g_strjoinv(" or ", (char **)choices);
+    error_setg(errp, "property '%s' is '%s': it must be %s", property, value,
+               list);
+    return false;
+}
+
+static void pvrdma_host_events(void *opaque)
+{
+    PvrdmaState *s = opaque;
+
+    rdma_device_events(s->device);
+}
+
+static void pvrdma_destroy_core(PvrdmaState *s)
+{
+    int fd = rdma_device_event_fd(s->device);
+
+    if (fd >= 0) {
+        qemu_set_fd_handler(fd, NULL, NULL, NULL);
+        migrate_del_blocker(&s->migration_blocker);
+    }
+    timer_free(s->timer);
+    s->timer = NULL;
+    rdma_device_destroy(s->device);
+    s->device = NULL;
+}
+
+/* The device on a port of the host, and what that asks of the VM. */
+static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
+{
+    static const char *const policies[] = { "match", "add", NULL };
+    static const char *const paging[] = {
+        [RDMA_ODP_AUTO] = "auto", [RDMA_ODP_ON] = "on", [RDMA_ODP_OFF] = "off",
+        NULL
+    };
+    RdmaHostPortConfig port = {
+        .ibdev = s->ibdev, .ibport = s->ibport, .gid_index = s->gid_index,
+    };
+    int policy;
     char *message = NULL;
 
+    if (!pvrdma_choose("gid-policy", s->gid_policy, policies, &policy, errp) ||
+        !pvrdma_choose("odp", s->odp, paging, &port.odp, errp) ||
+        !rdma_memory_check_shared(errp)) {
+        return false;
+    }
+    port.add_addresses = policy == 1;
+    s->device = pvrdma_device_create_verbs(&s->config, &port, &pvrdma_host_ops,
+                                           s, &message);
+    if (!s->device) {
+        error_setg(errp, "%s", message);
+        free(message);
+        return false;
+    }
+    error_setg(&s->migration_blocker, "device 'pvrdma' with backend=verbs does "
+               "not support migration: the state of its queue pairs is in the "
+               "host's RDMA device '%s'", s->ibdev);
+    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
+        rdma_device_destroy(s->device);
+        s->device = NULL;
+        return false;
+    }
+    qemu_set_fd_handler(rdma_device_event_fd(s->device), pvrdma_host_events,
+                        NULL, s);
+    return true;
+}
+
+static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
+{
+    static const char *const backends[] = { "roce", "verbs", NULL };
+    int backend;
+    char *message = NULL;
+
+    if (!pvrdma_choose("backend", s->backend, backends, &backend, errp)) {
+        return false;
+    }
     if (!strcmp(s->roce, "v1")) {
         s->config.roce_version = 1;
     } else if (!strcmp(s->roce, "v2")) {
@@ -405,6 +497,13 @@ static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
     }
     s->pause.owner = OBJECT(s);
     s->pause.max_ns = s->poll_pause_us * SCALE_US;
+    if (backend == 1) {
+        return pvrdma_create_on_host(s, errp);
+    }
+    if (s->ibdev) {
+        error_setg(errp, "property 'ibdev' is for backend=verbs");
+        return false;
+    }
     s->device = pvrdma_device_create(&s->config, &pvrdma_host_ops, s,
                                      &message);
     if (!s->device) {
@@ -451,10 +550,7 @@ static void pvrdma_exit(PCIDevice *pci_dev)
     qemu_del_vm_change_state_handler(s->run_state);
     rdma_nic_detach(&s->nic);
     rdma_memory_stop(&s->memory);
-    timer_free(s->timer);
-    s->timer = NULL;
-    rdma_device_destroy(s->device);
-    s->device = NULL;
+    pvrdma_destroy_core(s);
     msix_uninit_exclusive_bar(pci_dev);
     msi_uninit(pci_dev);
 }
@@ -497,10 +593,7 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
 fail_interrupts:
     rdma_nic_detach(&s->nic);
 fail_nic:
-    timer_free(s->timer);
-    s->timer = NULL;
-    rdma_device_destroy(s->device);
-    s->device = NULL;
+    pvrdma_destroy_core(s);
 }
 
 /*
@@ -537,6 +630,12 @@ static void pvrdma_instance_init(Object *obj)
 }
 
 static const Property pvrdma_properties[] = {
+    DEFINE_PROP_STRING("backend", PvrdmaState, backend),
+    DEFINE_PROP_STRING("ibdev", PvrdmaState, ibdev),
+    DEFINE_PROP_UINT32("ibport", PvrdmaState, ibport, 1),
+    DEFINE_PROP_INT32("gid-index", PvrdmaState, gid_index, -1),
+    DEFINE_PROP_STRING("gid-policy", PvrdmaState, gid_policy),
+    DEFINE_PROP_STRING("odp", PvrdmaState, odp),
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
     DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
     DEFINE_PROP_BOOL("stopped-rnr-nak", PvrdmaState, stopped_rnr_nak, true),
@@ -573,9 +672,10 @@ static void pvrdma_instance_post_init(Object *obj)
 {
     PvrdmaState *s = PVRDMA(obj);
 
-    if (!s->roce) {
-        s->roce = g_strdup("v2");
-    }
+    s->roce = s->roce ?: g_strdup("v2");
+    s->backend = s->backend ?: g_strdup("roce");
+    s->gid_policy = s->gid_policy ?: g_strdup("match");
+    s->odp = s->odp ?: g_strdup("auto");
 }
 
 static void pvrdma_class_init(ObjectClass *klass, void *data)

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "qp_state.h"
+#include "qp_rules.h"
 
 #include <cerrno>
+#include <span>
 
-#include "requester.h"
-
-namespace rdma::roce {
+namespace rdma {
 
 namespace {
+
+constexpr uint32_t qpn_psn_mask = 0xffffff; // QPNs and PSNs have 24 bits
 
 // One row: what a transition needs and what it may have beside that.
 struct Transition {
@@ -113,7 +114,7 @@ int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits, ib
     bool ok = !(given(IBV_QP_PKEY_INDEX) && attr.pkey_index != 0) &&
               !(given(IBV_QP_PORT) && attr.port_num != 1) &&
               !(given(IBV_QP_PATH_MTU) &&
-                (mtu_bytes(attr.path_mtu) == 0 || attr.path_mtu > port_mtu)) &&
+                (attr.path_mtu < IBV_MTU_256 || attr.path_mtu > port_mtu)) &&
               !(given(IBV_QP_PATH_MIG_STATE) && attr.path_mig_state != IBV_MIG_MIGRATED) &&
               !(given(IBV_QP_MIN_RNR_TIMER) && attr.min_rnr_timer > 31) &&
               !(given(IBV_QP_TIMEOUT) && attr.timeout > 31) &&
@@ -163,10 +164,10 @@ void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask)
         to.rnr_retry = from.rnr_retry;
     }
     if (given(IBV_QP_RQ_PSN)) {
-        to.rq_psn = from.rq_psn & psn_mask;
+        to.rq_psn = from.rq_psn & qpn_psn_mask;
     }
     if (given(IBV_QP_SQ_PSN)) {
-        to.sq_psn = from.sq_psn & psn_mask;
+        to.sq_psn = from.sq_psn & qpn_psn_mask;
     }
     if (given(IBV_QP_MAX_QP_RD_ATOMIC)) {
         to.max_rd_atomic = from.max_rd_atomic;
@@ -181,8 +182,8 @@ void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask)
         to.path_mig_state = from.path_mig_state;
     }
     if (given(IBV_QP_DEST_QPN)) {
-        to.dest_qp_num = from.dest_qp_num & psn_mask;
+        to.dest_qp_num = from.dest_qp_num & qpn_psn_mask;
     }
 }
 
-} // namespace rdma::roce
+} // namespace rdma

@@ -6,7 +6,7 @@
 
 #include "backend.h"
 
-namespace rdma::roce {
+namespace rdma {
 
 // 0, or EINVAL where the transition is not legal, a required attribute is
 // missing or one is given that may not be.
@@ -22,4 +22,4 @@ int check_attributes(const ibv_qp_attr& attr, int mask, const Limits& limits, ib
 // Copies the attributes that mask names. qp_state is left alone.
 void merge_attributes(ibv_qp_attr& to, const ibv_qp_attr& from, int mask);
 
-} // namespace rdma::roce
+} // namespace rdma

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What comes from the host: completions and asynchronous events.
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "gid.h"
+#include "verbs_backend.h"
+
+namespace rdma::verbs {
+
+namespace {
+
+// Completions taken from a CQ before it is another's turn, and events before the
+// thread is given back to what it was doing.
+constexpr unsigned budget_per_cq = 256;
+constexpr unsigned max_events = 64;
+constexpr int poll_batch = 32;
+
+} // namespace
+
+void VerbsBackend::watch(int operation)
+{
+    for (int fd : {_channel->fd, _port->context()->async_fd, _kick}) {
+        epoll_event event{};
+        event.events = EPOLLIN;
+        epoll_ctl(_epoll, operation, fd, &event);
+    }
+}
+
+void VerbsBackend::stop()
+{
+    if (!_stopped) {
+        _stopped = true;
+        watch(EPOLL_CTL_DEL);
+    }
+}
+
+void VerbsBackend::start()
+{
+    if (_stopped) {
+        _stopped = false;
+        watch(EPOLL_CTL_ADD);
+        for_each_qp([this](Qp& qp) { touch(qp); });
+        settle();
+    }
+}
+
+// handle_events() is to be called again.
+void VerbsBackend::kick()
+{
+    eventfd_write(_kick, 1);
+}
+
+void VerbsBackend::wait_more(Cq& cq)
+{
+    if (!cq.waiting) {
+        cq.waiting = true;
+        _waiting_cqs.push_back(cq.id);
+        kick();
+    }
+}
+
+void VerbsBackend::handle_events()
+{
+    if (_stopped) {
+        return;
+    }
+    eventfd_t ignored;
+    eventfd_read(_kick, &ignored);
+    for (uint32_t id : std::exchange(_waiting_cqs, {})) {
+        Cq& cq = *_cqs.find(id);
+        cq.waiting = false;
+        if (poll_cq(cq, budget_per_cq) == budget_per_cq) {
+            wait_more(cq);
+        }
+    }
+    for (unsigned i = 0; i < max_events && take_async_event(); ++i) {
+    }
+    for (unsigned i = 0; i < max_events && take_cq_event(); ++i) {
+    }
+    settle();
+}
+
+// False: there is none.
+bool VerbsBackend::take_cq_event()
+{
+    ibv_cq* host;
+    void* context;
+    if (ibv_get_cq_event(_channel.get(), &host, &context) != 0) {
+        return false;
+    }
+    ibv_ack_cq_events(host, 1);
+    // Armed before it is polled: what comes in between is an event again.
+    ibv_req_notify_cq(host, 0);
+    Cq& cq = *static_cast<Cq*>(context);
+    if (poll_cq(cq, budget_per_cq) == budget_per_cq) {
+        wait_more(cq);
+    }
+    return true;
+}
+
+// The number taken, at most budget.
+unsigned VerbsBackend::poll_cq(Cq& cq, unsigned budget)
+{
+    std::array<ibv_wc, poll_batch> wcs;
+    unsigned taken = 0;
+    while (taken < budget) {
+        int wanted = static_cast<int>(std::min<unsigned>(poll_batch, budget - taken));
+        int count = ibv_poll_cq(cq.host.get(), wanted, wcs.data());
+        if (count <= 0) {
+            break;
+        }
+        for (int i = 0; i < count; ++i) {
+            take(wcs[static_cast<size_t>(i)]);
+        }
+        taken += static_cast<unsigned>(count);
+        if (count < wanted) {
+            break;
+        }
+    }
+    return taken;
+}
+
+void VerbsBackend::take(const ibv_wc& wc)
+{
+    auto slot = static_cast<uint32_t>(wc.wr_id);
+    auto owner = static_cast<uint32_t>(wc.wr_id >> 32 & 0x3fffffff);
+    switch (static_cast<Queue>(wc.wr_id >> 62)) {
+    case Queue::send:
+        if (Qp* qp = _qps.find(owner)) {
+            take_send(*qp, slot, wc);
+        }
+        break;
+    case Queue::recv: {
+        Qp* qp = _qps.find(owner);
+        uint64_t wr_id;
+        if (qp && qp->recvs.take(slot, wr_id)) {
+            take_recv(*qp, wr_id, wc);
+        }
+        break;
+    }
+    case Queue::srq: {
+        Srq* srq = _srqs.find(owner);
+        auto id = _id_by_host_qpn.find(wc.qp_num);
+        uint64_t wr_id;
+        if (srq && srq->slots.take(slot, wr_id)) {
+            if (id != _id_by_host_qpn.end()) {
+                take_recv(*_qps.find(id->second), wr_id, wc);
+            }
+            pump_srq(*srq);
+        }
+        break;
+    }
+    }
+}
+
+void VerbsBackend::take_send(Qp& qp, uint32_t slot, const ibv_wc& wc)
+{
+    PostedSend posted;
+    if (!qp.sends.take(slot, posted)) {
+        return;
+    }
+    if (posted.has_address) {
+        _pds.find(qp.init.pd)->addresses.release(posted.address);
+    }
+    if (&qp == _drained) {
+        return;
+    }
+    if (posted.signaled || wc.status != IBV_WC_SUCCESS) {
+        Completion completion;
+        completion.wc = wc;
+        completion.wc.wr_id = posted.wr_id;
+        completion.wc.opcode = posted.opcode; // says nothing after an error
+        completion.wc.wc_flags = 0;
+        completion.solicited = wc.status != IBV_WC_SUCCESS;
+        complete(qp, qp.init.send_cq, completion);
+    }
+    if (wc.status != IBV_WC_SUCCESS && !qp.send_failed) {
+        if (qp.init.type == IBV_QPT_RC) {
+            enter_error(qp);
+        } else {
+            qp.send_failed = true;
+            qp.state = IBV_QPS_SQE;
+        }
+    }
+    touch(qp);
+}
+
+void VerbsBackend::take_recv(Qp& qp, uint64_t wr_id, const ibv_wc& wc)
+{
+    if (&qp == _drained) {
+        return;
+    }
+    Completion completion;
+    completion.wc = wc;
+    completion.wc.wr_id = wr_id;
+    if (wc.status != IBV_WC_SUCCESS) {
+        completion.wc.opcode = IBV_WC_RECV;
+        completion.wc.wc_flags = 0;
+    }
+    // libibverbs does not tell which messages were sent as solicited: all count.
+    completion.solicited = true;
+    const ibv_gid* gid = _gids.find(qp.attr.ah_attr.grh.sgid_index);
+    completion.network = _limits.roce_version == 1 ? NetworkType::roce_v1
+                         : gid && !is_v4_mapped(*gid) ? NetworkType::ipv6
+                                                      : NetworkType::ipv4;
+    complete(qp, qp.init.recv_cq, completion);
+    if (wc.status != IBV_WC_SUCCESS && !qp.recv_failed) {
+        enter_error(qp);
+    }
+    touch(qp);
+}
+
+void VerbsBackend::complete(Qp& qp, uint32_t id, Completion& completion)
+{
+    Cq& cq = *_cqs.find(id);
+    completion.qp = qp.id;
+    completion.wc.qp_num = qp.qpn;
+    if (cq.overrun) {
+        return;
+    }
+    ++_stats.completions;
+    _stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
+    if (!_client->complete(id, completion)) {
+        // As the engine has it (11.6.3.2): settle() fails the QPs.
+        cq.overrun = true;
+        _overrun_cqs.push_back(id);
+    }
+}
+
+void VerbsBackend::complete_without_host(Qp& qp, bool send, const Held& held)
+{
+    if (!held.signaled && held.status == IBV_WC_SUCCESS) {
+        return;
+    }
+    Completion completion;
+    completion.wc.wr_id = held.wr_id;
+    completion.wc.status = held.status;
+    completion.wc.opcode = held.opcode;
+    completion.solicited = held.status != IBV_WC_SUCCESS;
+    complete(qp, send ? qp.init.send_cq : qp.init.recv_cq, completion);
+}
+
+void VerbsBackend::touch(Qp& qp)
+{
+    if (!qp.touched) {
+        qp.touched = true;
+        _touched.push_back(qp.id);
+    }
+}
+
+// Lets every QP that has had completions or a doorbell go on.
+void VerbsBackend::settle()
+{
+    if (_stopped) {
+        return;
+    }
+    do {
+        for (uint32_t cq : std::exchange(_overrun_cqs, {})) {
+            for_each_qp([&](Qp& qp) {
+                if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) &&
+                    qp.state != IBV_QPS_RESET && qp.state != IBV_QPS_ERR) {
+                    _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
+                    fail_queue(qp, false);
+                }
+            });
+        }
+        while (!_touched.empty()) {
+            Qp* qp = find_qp(_touched.back());
+            _touched.pop_back();
+            if (qp) {
+                qp->touched = false;
+                pump(*qp);
+            }
+        }
+    } while (!_overrun_cqs.empty());
+}
+
+// False: there is none.
+bool VerbsBackend::take_async_event()
+{
+    ibv_async_event event;
+    if (ibv_get_async_event(_port->context(), &event) != 0) {
+        if (errno != EAGAIN && errno != EINTR) {
+            fail_device();
+        }
+        return false;
+    }
+    tell(event);
+    ibv_ack_async_event(&event);
+    return true;
+}
+
+void VerbsBackend::tell(const ibv_async_event& event)
+{
+    switch (event.event_type) {
+    case IBV_EVENT_QP_FATAL:
+    case IBV_EVENT_QP_REQ_ERR:
+    case IBV_EVENT_QP_ACCESS_ERR: {
+        Qp& qp = *static_cast<Qp*>(event.element.qp->qp_context);
+        _client->async_event(event.event_type, qp.id);
+        if (qp.state != IBV_QPS_ERR) {
+            enter_error(qp);
+        }
+        break;
+    }
+    case IBV_EVENT_COMM_EST:
+    case IBV_EVENT_SQ_DRAINED:
+    case IBV_EVENT_QP_LAST_WQE_REACHED:
+        _client->async_event(event.event_type,
+                             static_cast<Qp*>(event.element.qp->qp_context)->id);
+        break;
+    case IBV_EVENT_CQ_ERR: {
+        Cq& cq = *static_cast<Cq*>(event.element.cq->cq_context);
+        _client->async_event(event.event_type, cq.id);
+        cq.overrun = true;
+        _overrun_cqs.push_back(cq.id);
+        break;
+    }
+    case IBV_EVENT_SRQ_LIMIT_REACHED: {
+        Srq& srq = *static_cast<Srq*>(event.element.srq->srq_context);
+        srq.attr.srq_limit = 0;
+        _client->async_event(event.event_type, srq.id);
+        break;
+    }
+    case IBV_EVENT_SRQ_ERR: {
+        Srq& srq = *static_cast<Srq*>(event.element.srq->srq_context);
+        srq.failed = true;
+        _client->async_event(event.event_type, srq.id);
+        break;
+    }
+    case IBV_EVENT_GID_CHANGE:
+        _gids.forget_indices();
+        _pds.for_each([](uint32_t, Pd& pd) { pd.addresses.forget(); });
+        break;
+    case IBV_EVENT_PORT_ACTIVE:
+    case IBV_EVENT_PORT_ERR:
+        if (event.element.port_num == _port->number()) {
+            _client->async_event(event.event_type, 1);
+        }
+        break;
+    case IBV_EVENT_DEVICE_FATAL:
+        fail_device();
+        break;
+    default:
+        break; // of the host's fabric, or what the guest has no use for
+    }
+}
+
+// The host's device is gone: nothing of it answers any more.
+void VerbsBackend::fail_device()
+{
+    if (_dead) {
+        return;
+    }
+    _dead = true;
+    _log(RDMA_LOG_ERROR, fmt::format("RDMA device '{}' is gone: the guest's device has failed",
+                                     _port->device_name()));
+    epoll_ctl(_epoll, EPOLL_CTL_DEL, _port->context()->async_fd, nullptr);
+    _client->async_event(IBV_EVENT_DEVICE_FATAL, 1);
+    for_each_qp([this](Qp& qp) {
+        if (qp.state != IBV_QPS_RESET && qp.state != IBV_QPS_ERR) {
+            enter_error(qp);
+        }
+    });
+}
+
+} // namespace rdma::verbs

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A port of one of the host's RDMA devices, opened by name.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "host_objects.h"
+#include "rdma_device.h"
+
+namespace rdma::verbs {
+
+class HostPort {
+public:
+    // Throws std::runtime_error with what is wrong and what there is instead.
+    explicit HostPort(const RdmaHostPortConfig& config);
+
+    ibv_context* context() const { return _context.get(); }
+    const std::string& device_name() const { return _device; }
+    uint8_t number() const { return _number; }
+    const ibv_device_attr& attributes() const { return _attributes; }
+    // Whether MRs are registered for on-demand paging: nothing is pinned.
+    bool on_demand_paging() const { return _on_demand_paging; }
+    // The GID that all packets come from, in place of the guest's own.
+    std::optional<uint32_t> fixed_gid() const { return _fixed_gid; }
+    bool adds_addresses() const { return _adds_addresses; }
+
+    // The port as it is just now; nothing where the device is gone.
+    std::optional<ibv_port_attr> query() const;
+    // The index of a GID; type: 1 RoCEv1, 2 RoCEv2.
+    std::optional<uint32_t> find_gid(const ibv_gid& gid, uint32_t type) const;
+    // The host's network interface of the port (see if_nametoindex()); 0: not known.
+    uint32_t interface_index() const;
+
+private:
+    std::vector<ibv_gid_entry> gid_table() const;
+    void check_port(uint32_t number);
+    void choose_paging(const RdmaHostPortConfig& config);
+
+    std::string _device;
+    HostObject<ibv_context, ibv_close_device> _context;
+    ibv_device_attr _attributes{};
+    uint8_t _number = 0;
+    bool _on_demand_paging = false;
+    std::optional<uint32_t> _fixed_gid;
+    bool _adds_addresses = false;
+};
+
+} // namespace rdma::verbs

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Queue pairs: creation, change, destruction.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "qp_rules.h"
+#include "verbs_backend.h"
+
+namespace rdma::verbs {
+
+namespace {
+
+constexpr uint32_t gsi_qpn = 1;
+// What means something to a QP.
+constexpr unsigned access_flags = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
+                                  IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+
+} // namespace
+
+int VerbsBackend::create_host_qp(const QpInit& init, Qp& qp)
+{
+    ibv_qp_init_attr host{};
+    host.qp_context = &qp;
+    host.send_cq = _cqs.find(init.send_cq)->host.get();
+    host.recv_cq = _cqs.find(init.recv_cq)->host.get();
+    host.srq = init.use_srq ? _srqs.find(init.srq)->host.get() : nullptr;
+    host.cap = {std::max(init.cap.max_send_wr, 1u), init.use_srq ? 0 : init.cap.max_recv_wr,
+                std::max(init.cap.max_send_sge, 1u),
+                init.use_srq ? 0 : std::max(init.cap.max_recv_sge, 1u), 0};
+    host.qp_type = init.type;
+    qp.host.reset(ibv_create_qp(_pds.find(init.pd)->host.get(), &host));
+    return qp.host ? 0 : errno;
+}
+
+// The QP's requests need room in its CQs, those of an SRQ once for each CQ.
+int VerbsBackend::use_cqs(const QpInit& init)
+{
+    Cq& send_cq = *_cqs.find(init.send_cq);
+    Cq& recv_cq = *_cqs.find(init.recv_cq);
+    uint32_t recvs = init.cap.max_recv_wr;
+    if (init.use_srq) {
+        recvs = recv_cq.srqs.contains(init.srq) ? 0 : _srqs.find(init.srq)->attr.max_wr;
+    }
+    if (int error = reserve(send_cq, init.cap.max_send_wr)) {
+        return error;
+    }
+    if (int error = reserve(recv_cq, recvs)) {
+        send_cq.needed -= init.cap.max_send_wr;
+        return error;
+    }
+    if (init.use_srq) {
+        ++recv_cq.srqs[init.srq];
+    }
+    return 0;
+}
+
+void VerbsBackend::release_cqs(const QpInit& init)
+{
+    Cq& recv_cq = *_cqs.find(init.recv_cq);
+    _cqs.find(init.send_cq)->needed -= init.cap.max_send_wr;
+    if (!init.use_srq) {
+        recv_cq.needed -= init.cap.max_recv_wr;
+    } else if (auto use = recv_cq.srqs.find(init.srq); --use->second == 0) {
+        recv_cq.srqs.erase(use);
+        recv_cq.needed -= _srqs.find(init.srq)->attr.max_wr;
+    }
+}
+
+void VerbsBackend::count_users(const QpInit& init, int change)
+{
+    auto add = static_cast<uint32_t>(change);
+    _pds.find(init.pd)->users += add;
+    _cqs.find(init.send_cq)->users += add;
+    _cqs.find(init.recv_cq)->users += add;
+    if (init.use_srq) {
+        _srqs.find(init.srq)->users += add;
+    }
+}
+
+Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
+{
+    if (!_pds.find(init.pd) || !_cqs.find(init.send_cq) || !_cqs.find(init.recv_cq) ||
+        (init.use_srq && !_srqs.find(init.srq))) {
+        return std::unexpected(ENOENT);
+    }
+    if (check_init(init, _limits) != 0) {
+        return std::unexpected(EINVAL);
+    }
+    if (init.gsi && _gsi) {
+        return std::unexpected(EBUSY);
+    }
+    Qp* qp;
+    uint32_t id = gsi_qpn;
+    if (init.gsi) {
+        _gsi = std::make_unique<Qp>(init);
+        qp = _gsi.get();
+    } else {
+        std::tie(qp, id) = _qps.emplace(init);
+        if (!qp) {
+            return std::unexpected(ENOMEM);
+        }
+    }
+    qp->id = id;
+    qp->qpn = id;
+    qp->attr.cap = init.cap;
+    qp->attr.port_num = 1;
+    if (!init.gsi) {
+        int error = use_cqs(init);
+        if (error == 0 && (error = create_host_qp(init, *qp)) != 0) {
+            release_cqs(init);
+        }
+        if (error != 0) {
+            _qps.erase(id);
+            return std::unexpected(error);
+        }
+        qp->qpn = qp->host->qp_num;
+        _id_by_host_qpn[qp->host->qp_num] = id;
+    }
+    count_users(init, 1);
+    return QpNumbers{id, qp->qpn};
+}
+
+// Takes what the QP's CQs hold, so that nothing of the QP comes later; its own
+// completions are dropped, as they are from the guest's CQ.
+void VerbsBackend::drain_cqs(Qp& qp)
+{
+    _drained = &qp;
+    for (uint32_t id : {qp.init.send_cq, qp.init.recv_cq}) {
+        Cq& cq = *_cqs.find(id);
+        // No more can be in it, but for what the host adds for other QPs meanwhile.
+        poll_cq(cq, static_cast<unsigned>(cq.host->cqe) + 1);
+        wait_more(cq);
+    }
+    _drained = nullptr;
+}
+
+int VerbsBackend::destroy_qp(uint32_t id)
+{
+    Qp* qp = find_qp(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    QpInit init = qp->init;
+    if (init.gsi) {
+        _gsi.reset();
+    } else {
+        _id_by_host_qpn.erase(qp->host->qp_num);
+        uint32_t host_qpn = qp->host->qp_num;
+        qp->host.reset();
+        _id_by_host_qpn[host_qpn] = id; // for what its SRQ has completed
+        drain_cqs(*qp);
+        _id_by_host_qpn.erase(host_qpn);
+        forget_requests(*qp);
+        std::erase(_touched, id);
+        release_cqs(init);
+        _qps.erase(id);
+    }
+    count_users(init, -1);
+    settle();
+    return 0;
+}
+
+void VerbsBackend::forget_requests(Qp& qp)
+{
+    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
+    for (uint32_t slot = 0; slot < qp.sends.depth(); ++slot) {
+        PostedSend posted;
+        if (qp.sends.take(slot, posted) && posted.has_address) {
+            addresses.release(posted.address);
+        }
+    }
+    qp.sends.clear();
+    qp.recvs.clear();
+    qp.held_send.reset();
+    qp.held_recv.reset();
+    qp.refused.clear();
+    qp.send_failed = qp.recv_failed = false;
+}
+
+void VerbsBackend::enter_reset(Qp& qp)
+{
+    if (qp.host) {
+        drain_cqs(qp);
+    }
+    forget_requests(qp);
+    qp.attr = {};
+    qp.attr.cap = qp.init.cap;
+    qp.attr.port_num = 1;
+    qp.dmac = {};
+}
+
+void VerbsBackend::enter_error(Qp& qp)
+{
+    qp.state = IBV_QPS_ERR;
+    qp.send_failed = qp.recv_failed = true;
+    touch(qp);
+}
+
+// An address vector with what the guest's means to the host. False: there is no
+// such GID.
+bool VerbsBackend::to_host(ibv_ah_attr& av)
+{
+    auto index = _gids.host_index(av.grh.sgid_index);
+    if (!index) {
+        return false;
+    }
+    av.grh.sgid_index = *index;
+    av.port_num = _port->number();
+    av.is_global = 1;
+    av.dlid = 0;
+    av.src_path_bits = 0;
+    av.static_rate = 0;
+    return true;
+}
+
+int VerbsBackend::to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host)
+{
+    host = attr;
+    host.port_num = _port->number();
+    host.qp_access_flags &= access_flags;
+    if ((mask & IBV_QP_AV) && !to_host(host.ah_attr)) {
+        return EINVAL;
+    }
+    return 0;
+}
+
+int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac& dmac)
+{
+    Qp* qp = find_qp(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    // The state may be about to change by what has happened already.
+    if (!_stopped) {
+        handle_events();
+    }
+    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp->state) {
+        return EINVAL;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
+    auto port = host_port();
+    if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
+        check_attributes(attr, mask, _limits, port->active_mtu) != 0) {
+        return EINVAL;
+    }
+    if (qp->host) {
+        ibv_qp_attr host;
+        if (int error = to_host(attr, mask, host)) {
+            return error;
+        }
+        // The host may not have heard of an error as we have, or the other way round.
+        int host_mask = (mask & ~(IBV_QP_CUR_STATE | IBV_QP_PATH_MIG_STATE)) | IBV_QP_STATE;
+        host.qp_state = to;
+        int error = ibv_modify_qp(qp->host.get(), &host, host_mask);
+        if (error != 0 && !(_dead && (to == IBV_QPS_ERR || to == IBV_QPS_RESET))) {
+            return error < 0 ? -error : error;
+        }
+    }
+    if (to == IBV_QPS_RESET) {
+        enter_reset(*qp);
+        qp->state = to;
+    } else if (to == IBV_QPS_ERR) {
+        enter_error(*qp);
+    } else {
+        merge_attributes(qp->attr, attr, mask);
+        if (mask & IBV_QP_AV) {
+            qp->dmac = dmac;
+        }
+        if (qp->state == IBV_QPS_SQE) {
+            qp->send_failed = false;
+        }
+        qp->state = to;
+        touch(*qp);
+    }
+    settle();
+    return 0;
+}
+
+int VerbsBackend::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
+{
+    Qp* qp = find_qp(id);
+    if (!qp) {
+        return ENOENT;
+    }
+    if (!_stopped) {
+        handle_events();
+    }
+    attr = qp->attr;
+    attr.qp_state = attr.cur_qp_state = qp->state;
+    dmac = qp->dmac;
+    if (!qp->host) {
+        return 0;
+    }
+    ibv_qp_attr host{};
+    ibv_qp_init_attr init{};
+    int error = ibv_query_qp(qp->host.get(), &host,
+                             IBV_QP_STATE | IBV_QP_SQ_PSN | IBV_QP_RQ_PSN, &init);
+    if (error != 0) {
+        return _dead ? 0 : error;
+    }
+    attr.sq_psn = host.sq_psn;
+    attr.rq_psn = host.rq_psn;
+    attr.sq_draining = host.sq_draining;
+    // Between an error and what tells of it.
+    if (host.qp_state == IBV_QPS_ERR && qp->state != IBV_QPS_ERR) {
+        enter_error(*qp);
+        settle();
+    }
+    attr.qp_state = attr.cur_qp_state = qp->state;
+    return 0;
+}
+
+} // namespace rdma::verbs

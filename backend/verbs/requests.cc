@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Requests on their way from the guest's queues to the host's.
+#include <algorithm>
+#include <cerrno>
+
+#include "request_batch.h"
+
+namespace rdma::verbs {
+
+namespace {
+
+ibv_wc_opcode wc_opcode_of(int wr_opcode)
+{
+    switch (wr_opcode) {
+    case IBV_WR_RDMA_WRITE:
+    case IBV_WR_RDMA_WRITE_WITH_IMM:
+        return IBV_WC_RDMA_WRITE;
+    case IBV_WR_RDMA_READ:
+        return IBV_WC_RDMA_READ;
+    case IBV_WR_ATOMIC_CMP_AND_SWP:
+        return IBV_WC_COMP_SWAP;
+    case IBV_WR_ATOMIC_FETCH_AND_ADD:
+        return IBV_WC_FETCH_ADD;
+    case IBV_WR_LOCAL_INV:
+        return IBV_WC_LOCAL_INV;
+    case wr_fast_reg:
+        return wc_fast_reg;
+    default:
+        return IBV_WC_SEND;
+    }
+}
+
+// Whether a request goes to the host; local ones of memory management do not.
+bool is_served(int wr_opcode, ibv_qp_type type)
+{
+    switch (wr_opcode) {
+    case IBV_WR_SEND:
+    case IBV_WR_SEND_WITH_IMM:
+        return true;
+    case IBV_WR_RDMA_WRITE:
+    case IBV_WR_RDMA_WRITE_WITH_IMM:
+        return type != IBV_QPT_UD;
+    case IBV_WR_RDMA_READ:
+    case IBV_WR_ATOMIC_CMP_AND_SWP:
+    case IBV_WR_ATOMIC_FETCH_AND_ADD:
+        return type == IBV_QPT_RC;
+    default:
+        return false;
+    }
+}
+
+bool can_send(ibv_qp_state state)
+{
+    return state == IBV_QPS_RTS || state == IBV_QPS_SQD || state == IBV_QPS_SQE;
+}
+
+} // namespace
+
+// What the host is to do. False: it cannot be given this request, which is held.
+bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
+{
+    bool signaled = qp.init.sq_sig_all || (request.wr.send_flags & IBV_SEND_SIGNALED);
+    ibv_wc_opcode opcode = wc_opcode_of(request.opcode);
+    if (request.malformed != IBV_WC_SUCCESS || !is_served(request.opcode, qp.init.type)) {
+        ibv_wc_status status = request.malformed != IBV_WC_SUCCESS ? request.malformed
+                                                                   : IBV_WC_LOC_QP_OP_ERR;
+        qp.held_send = Held{request.wr.wr_id, status, opcode, signaled};
+        return false;
+    }
+    PostedSend posted{request.wr.wr_id, opcode, signaled, false, 0};
+    wr = request.wr;
+    wr.next = nullptr;
+    wr.opcode = static_cast<ibv_wr_opcode>(request.opcode);
+    wr.sg_list = request.sge.data();
+    wr.send_flags = (request.wr.send_flags & (IBV_SEND_FENCE | IBV_SEND_SOLICITED)) |
+                    IBV_SEND_SIGNALED;
+    if (qp.is_datagram()) {
+        Pd& pd = *_pds.find(qp.init.pd);
+        ibv_ah_attr av = request.av.attr;
+        auto use = to_host(av) ? pd.addresses.acquire(pd.host.get(), av) : std::nullopt;
+        if (!use) {
+            // As on a network: what cannot be delivered is lost.
+            ++_stats.drop_unreachable;
+            qp.held_send = Held{request.wr.wr_id, IBV_WC_SUCCESS, opcode, signaled};
+            return false;
+        }
+        wr.wr.ud.ah = use->handle;
+        posted.has_address = true;
+        posted.address = use->index;
+    }
+    wr.wr_id = host_wr_id(Queue::send, qp.id, qp.sends.put(posted));
+    return true;
+}
+
+// Gives the host the first so many of the batch.
+void VerbsBackend::post_sends(Qp& qp, unsigned count)
+{
+    if (count == 0) {
+        return;
+    }
+    for (unsigned i = 1; i < count; ++i) {
+        _batch->send_wrs[i - 1].next = &_batch->send_wrs[i];
+    }
+    ibv_send_wr* bad = nullptr;
+    if (ibv_post_send(qp.host.get(), _batch->send_wrs.data(), &bad) == 0) {
+        return;
+    }
+    // The first that the host does not take is the QP's last; those behind it are
+    // flushed, at their turn.
+    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
+    for (ibv_send_wr* wr = bad; wr; wr = wr->next) {
+        PostedSend posted;
+        if (!qp.sends.take(static_cast<uint32_t>(wr->wr_id), posted)) {
+            continue;
+        }
+        if (posted.has_address) {
+            addresses.release(posted.address);
+        }
+        if (wr == bad && !qp.held_send) {
+            qp.held_send = Held{posted.wr_id, IBV_WC_LOC_QP_OP_ERR, posted.opcode, true};
+        } else {
+            qp.refused.push_back({posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
+        }
+    }
+}
+
+void VerbsBackend::pump_sends(Qp& qp)
+{
+    while (!qp.held_send && !qp.send_failed && can_send(qp.state)) {
+        unsigned count = 0;
+        bool more = true;
+        while (count < batch_size && !qp.sends.full()) {
+            SendRequest& request = _batch->sends[count];
+            more = _client->pull_send(qp.id, request);
+            if (!more || !encode_send(qp, request, _batch->send_wrs[count])) {
+                break;
+            }
+            ++count;
+        }
+        post_sends(qp, count);
+        if (!more || qp.sends.full()) {
+            break;
+        }
+    }
+}
+
+void VerbsBackend::pump_recvs(Qp& qp)
+{
+    if (qp.init.use_srq || qp.state == IBV_QPS_RESET) {
+        return;
+    }
+    while (!qp.held_recv && !qp.recv_failed) {
+        unsigned count = 0;
+        bool more = true;
+        while (count < batch_size && !qp.recvs.full()) {
+            RecvRequest& request = _batch->recvs[count];
+            more = _client->pull_recv(qp.id, request);
+            if (!more) {
+                break;
+            }
+            if (request.malformed != IBV_WC_SUCCESS) {
+                qp.held_recv = Held{request.wr_id, request.malformed, IBV_WC_RECV, true};
+                break;
+            }
+            uint32_t slot = qp.recvs.put(request.wr_id);
+            ibv_recv_wr& wr = _batch->recv_wrs[count];
+            wr = {host_wr_id(Queue::recv, qp.id, slot), nullptr, request.sge.data(),
+                  static_cast<int>(request.num_sge)};
+            if (count > 0) {
+                _batch->recv_wrs[count - 1].next = &wr;
+            }
+            ++count;
+        }
+        ibv_recv_wr* bad = nullptr;
+        if (count > 0 && ibv_post_recv(qp.host.get(), _batch->recv_wrs.data(), &bad) != 0) {
+            for (; bad; bad = bad->next) {
+                uint64_t wr_id;
+                if (qp.recvs.take(static_cast<uint32_t>(bad->wr_id), wr_id) && !qp.held_recv) {
+                    qp.held_recv = Held{wr_id, IBV_WC_LOC_QP_OP_ERR, IBV_WC_RECV, true};
+                }
+            }
+        }
+        if (!more || qp.recvs.full()) {
+            break;
+        }
+    }
+}
+
+void VerbsBackend::pump_srq(Srq& srq)
+{
+    while (!srq.failed) {
+        unsigned count = 0;
+        bool more = true;
+        while (count < batch_size && !srq.slots.full()) {
+            RecvRequest& request = _batch->recvs[count];
+            more = _client->pull_srq_recv(srq.id, request);
+            if (!more) {
+                break;
+            }
+            if (request.malformed != IBV_WC_SUCCESS) {
+                // There is no QP yet to complete it with.
+                srq.failed = true;
+                _client->async_event(IBV_EVENT_SRQ_ERR, srq.id);
+                break;
+            }
+            uint32_t slot = srq.slots.put(request.wr_id);
+            ibv_recv_wr& wr = _batch->recv_wrs[count];
+            wr = {host_wr_id(Queue::srq, srq.id, slot), nullptr, request.sge.data(),
+                  static_cast<int>(request.num_sge)};
+            if (count > 0) {
+                _batch->recv_wrs[count - 1].next = &wr;
+            }
+            ++count;
+        }
+        ibv_recv_wr* bad = nullptr;
+        if (count > 0 && ibv_post_srq_recv(srq.host.get(), _batch->recv_wrs.data(), &bad) != 0) {
+            srq.failed = true;
+            _client->async_event(IBV_EVENT_SRQ_ERR, srq.id);
+        }
+        if (!more || srq.slots.full()) {
+            break;
+        }
+    }
+}
+
+// The GSI QP's requests have nowhere to go: datagrams are lost.
+void VerbsBackend::pump_gsi(Qp& qp)
+{
+    SendRequest& request = _batch->sends[0];
+    if (!can_send(qp.state) && qp.state != IBV_QPS_ERR) {
+        return;
+    }
+    bool failed = qp.state == IBV_QPS_ERR;
+    for (uint32_t i = 0; i < qp.init.cap.max_send_wr && _client->pull_send(qp.id, request); ++i) {
+        bool signaled = qp.init.sq_sig_all || (request.wr.send_flags & IBV_SEND_SIGNALED);
+        complete_without_host(qp, true,
+                              {request.wr.wr_id, failed ? IBV_WC_WR_FLUSH_ERR : IBV_WC_SUCCESS,
+                               IBV_WC_SEND, signaled});
+        ++_stats.drop_unreachable;
+    }
+    RecvRequest& recv = _batch->recvs[0];
+    for (uint32_t i = 0; failed && i < qp.init.cap.max_recv_wr && _client->pull_recv(qp.id, recv);
+         ++i) {
+        complete_without_host(qp, false, {recv.wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
+    }
+}
+
+// What the host was not given completes when all before it has. An error is the
+// end of the queue, and of a connected QP.
+void VerbsBackend::finish_held(Qp& qp)
+{
+    if (qp.held_send && qp.sends.used() == 0) {
+        Held held = *std::exchange(qp.held_send, std::nullopt);
+        complete_without_host(qp, true, held);
+        if (held.status != IBV_WC_SUCCESS) {
+            fail_queue(qp, true);
+        }
+    }
+    if (qp.held_recv && qp.recvs.used() == 0) {
+        Held held = *std::exchange(qp.held_recv, std::nullopt);
+        complete_without_host(qp, false, held);
+        fail_queue(qp, false);
+    }
+    if (qp.send_failed && qp.sends.used() == 0) {
+        for (const Held& held : std::exchange(qp.refused, {})) {
+            complete_without_host(qp, true, held);
+        }
+    }
+}
+
+// A request of the queue has failed: what follows is flushed. With a connected QP
+// that goes for both queues, and the host's QP is told if it does not know.
+void VerbsBackend::fail_queue(Qp& qp, bool send)
+{
+    qp.send_failed = true;
+    if (send && qp.init.type != IBV_QPT_RC) {
+        qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
+        return;
+    }
+    if (qp.state != IBV_QPS_ERR) {
+        ibv_qp_attr attr{};
+        attr.qp_state = IBV_QPS_ERR;
+        ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    }
+    enter_error(qp);
+}
+
+// In a failed queue: the requests that the host does not have, once it has none.
+void VerbsBackend::flush(Qp& qp)
+{
+    if (qp.send_failed && !qp.held_send && qp.sends.used() == 0) {
+        SendRequest& request = _batch->sends[0];
+        for (uint32_t i = 0; i < qp.init.cap.max_send_wr && _client->pull_send(qp.id, request);
+             ++i) {
+            complete_without_host(qp, true,
+                                  {request.wr.wr_id, IBV_WC_WR_FLUSH_ERR,
+                                   wc_opcode_of(request.opcode), true});
+        }
+    }
+    if (qp.recv_failed && !qp.held_recv && !qp.init.use_srq && qp.recvs.used() == 0) {
+        RecvRequest& request = _batch->recvs[0];
+        for (uint32_t i = 0; i < qp.init.cap.max_recv_wr && _client->pull_recv(qp.id, request);
+             ++i) {
+            complete_without_host(qp, false,
+                                  {request.wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
+        }
+    }
+}
+
+void VerbsBackend::pump(Qp& qp)
+{
+    if (!qp.host) {
+        pump_gsi(qp);
+        return;
+    }
+    if (_dead) {
+        enter_error(qp);
+    }
+    pump_sends(qp);
+    pump_recvs(qp);
+    finish_held(qp);
+    flush(qp);
+}
+
+void VerbsBackend::send_doorbell(uint32_t id)
+{
+    doorbell(find_qp(id));
+}
+
+void VerbsBackend::recv_doorbell(uint32_t id)
+{
+    doorbell(find_qp(id));
+}
+
+void VerbsBackend::doorbell(Qp* qp)
+{
+    if (!qp) {
+        ++_stats.guest_doorbell_errors;
+        return;
+    }
+    touch(*qp);
+    settle();
+}
+
+void VerbsBackend::srq_doorbell(uint32_t id)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        ++_stats.guest_doorbell_errors;
+        return;
+    }
+    pump_srq(*srq);
+}
+
+} // namespace rdma::verbs

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Protection domains, memory regions, completion queues, shared receive queues.
+#include "verbs_backend.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "request_batch.h"
+
+namespace rdma::verbs {
+
+namespace {
+
+// Ids 0 and 1 belong to the QPs of those numbers (SMI, GSI).
+constexpr uint32_t first_qp_id = 2;
+// A host CQ as it is made; it grows with what is put on it.
+constexpr int first_cqe = 64;
+
+constexpr int remote_rights =
+    IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+constexpr int writing_rights =
+    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC;
+
+std::string locked_memory_limit()
+{
+    rlimit limit{};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    return limit.rlim_cur == RLIM_INFINITY ? "unlimited"
+                                           : fmt::format("{} KiB", limit.rlim_cur / 1024);
+}
+
+} // namespace
+
+VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
+                           GuestMemory& memory, Statistics& stats, Log log)
+    : _port(std::move(port)), _limits(limits), _memory(memory), _stats(stats), _log(std::move(log)),
+      _channel(ibv_create_comp_channel(_port->context())), _gids(*_port, limits.gid_tbl_len, _log),
+      _pds(limits.max_pd), _mrs(limits.max_mr + 1, 1), _cqs(limits.max_cq), _srqs(limits.max_srq),
+      _qps(limits.max_qp, first_qp_id), _batch(std::make_unique<Batch>())
+{
+    if (!_channel) {
+        throw std::runtime_error(fmt::format("RDMA device '{}': no completion channel: {}",
+                                             _port->device_name(), strerror(errno)));
+    }
+    set_nonblocking(_channel->fd);
+    _kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    _epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (_kick < 0 || _epoll < 0) {
+        throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
+    }
+    watch(EPOLL_CTL_ADD);
+}
+
+VerbsBackend::~VerbsBackend()
+{
+    reset();
+    close(_epoll);
+    close(_kick);
+}
+
+// The order is that of use.
+void VerbsBackend::reset()
+{
+    _touched.clear();
+    _overrun_cqs.clear();
+    _waiting_cqs.clear();
+    _id_by_host_qpn.clear();
+    _gsi.reset();
+    _qps.clear();
+    _srqs.clear();
+    _cqs.clear();
+    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+    _mrs.clear();
+    _pds.clear();
+    _gids.clear();
+}
+
+Features VerbsBackend::features() const
+{
+    return {.fast_registration = false,
+            .atomics = _port->attributes().atomic_cap != IBV_ATOMIC_NONE};
+}
+
+std::optional<ibv_port_attr> VerbsBackend::host_port() const
+{
+    auto port = _dead ? std::nullopt : _port->query();
+    if (!port) {
+        port.emplace();
+        port->state = IBV_PORT_DOWN;
+    }
+    return port;
+}
+
+Result<uint32_t> VerbsBackend::alloc_pd()
+{
+    HostPd host(ibv_alloc_pd(_port->context()));
+    if (!host) {
+        return std::unexpected(errno);
+    }
+    auto [pd, id] = _pds.emplace(std::move(host));
+    if (!pd) {
+        return std::unexpected(ENOMEM);
+    }
+    return id;
+}
+
+int VerbsBackend::dealloc_pd(uint32_t id)
+{
+    Pd* pd = _pds.find(id);
+    if (!pd) {
+        return ENOENT;
+    }
+    if (pd->users > 0) {
+        return EBUSY;
+    }
+    _pds.erase(id);
+    return 0;
+}
+
+int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
+{
+    uint64_t skipped = init.iova % page_size;
+    if (init.length == 0 || init.length > _limits.max_mr_size ||
+        init.iova + init.length - 1 < init.iova ||
+        init.pages.size() != (skipped + init.length - 1) / page_size + 1 ||
+        ((init.access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) &&
+         !(init.access & IBV_ACCESS_LOCAL_WRITE))) {
+        return EINVAL;
+    }
+    auto mapping = MemoryMapping::make(_memory, init.pages);
+    if (!mapping) {
+        _log(RDMA_LOG_WARNING, fmt::format("a memory region of {} bytes cannot be mapped: {}",
+                                           init.length, mapping.error().what));
+        return mapping.error().code;
+    }
+    mr.mapping = std::move(*mapping);
+    unsigned access = static_cast<unsigned>(init.access) & (IBV_ACCESS_LOCAL_WRITE | remote_rights);
+    if (_port->on_demand_paging()) {
+        access |= IBV_ACCESS_ON_DEMAND;
+    }
+    mr.host.reset(ibv_reg_mr_iova2(_pds.find(init.pd)->host.get(), mr.mapping.data() + skipped,
+                                   init.length, init.iova, access));
+    if (!mr.host) {
+        int error = errno;
+        _log(RDMA_LOG_WARNING,
+             fmt::format("RDMA device '{}' does not register a memory region of {} bytes: {}{}",
+                         _port->device_name(), init.length, strerror(error),
+                         error == ENOMEM
+                             ? fmt::format(": RLIMIT_MEMLOCK is {}, and must cover all memory that "
+                                           "the guest registers (ulimit -l, memtune in libvirt)",
+                                           locked_memory_limit())
+                             : std::string()));
+        return error;
+    }
+    if (init.access & writing_rights) {
+        mr.written.assign(init.pages.begin(), init.pages.end());
+        report_written(mr);
+    }
+    return 0;
+}
+
+// A DMA region serves the GSI QP alone, which reads guest memory itself. Its key is
+// that of a region of the host's over no memory of the guest's and with no rights,
+// so that a request of another QP fails as with a wrong key.
+int VerbsBackend::register_guard(const MrInit& init, Mr& mr)
+{
+    if (init.access & ~IBV_ACCESS_LOCAL_WRITE) {
+        return EINVAL;
+    }
+    alignas(page_size) static std::byte guard[page_size];
+    mr.host.reset(ibv_reg_mr(_pds.find(init.pd)->host.get(), guard, sizeof(guard), 0));
+    return mr.host ? 0 : errno;
+}
+
+// What the host's device has written it does not tell: all of the region counts.
+void VerbsBackend::report_written(const Mr& mr)
+{
+    for (uint64_t page : mr.written) {
+        _memory.writable(page, page_size);
+    }
+}
+
+Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
+{
+    Pd* pd = _pds.find(init.pd);
+    if (!pd) {
+        return std::unexpected(ENOENT);
+    }
+    Mr made{.pd = init.pd, .mapping = {}, .host = {}, .written = {}};
+    int error = EOPNOTSUPP;
+    if (init.kind == MrInit::Kind::user) {
+        error = register_user_mr(init, made);
+    } else if (init.kind == MrInit::Kind::dma) {
+        error = register_guard(init, made);
+    }
+    if (error != 0) {
+        return std::unexpected(error);
+    }
+    auto [mr, id] = _mrs.emplace(std::move(made));
+    if (!mr) {
+        return std::unexpected(ENOMEM);
+    }
+    ++pd->users;
+    return MrKeys{id, mr->host->lkey, mr->host->rkey};
+}
+
+int VerbsBackend::dereg_mr(uint32_t id)
+{
+    Mr* mr = _mrs.find(id);
+    if (!mr) {
+        return ENOENT;
+    }
+    --_pds.find(mr->pd)->users;
+    Mr ended = std::move(*mr);
+    _mrs.erase(id);
+    ended.host.reset();
+    report_written(ended);
+    return 0;
+}
+
+Result<uint32_t> VerbsBackend::create_cq()
+{
+    auto [cq, id] = _cqs.emplace();
+    if (!cq) {
+        return std::unexpected(ENOMEM);
+    }
+    cq->id = id;
+    int entries = std::min(first_cqe, _port->attributes().max_cqe);
+    cq->host.reset(ibv_create_cq(_port->context(), entries, cq, _channel.get(), 0));
+    int error = cq->host ? ibv_req_notify_cq(cq->host.get(), 0) : errno;
+    if (error != 0) {
+        _cqs.erase(id);
+        return std::unexpected(error);
+    }
+    return id;
+}
+
+int VerbsBackend::destroy_cq(uint32_t id)
+{
+    Cq* cq = _cqs.find(id);
+    if (!cq) {
+        return ENOENT;
+    }
+    if (cq->users > 0) {
+        return EBUSY;
+    }
+    std::erase(_overrun_cqs, id);
+    std::erase(_waiting_cqs, id);
+    _cqs.erase(id);
+    return 0;
+}
+
+// Makes room for so many requests more: 0 or a positive errno value.
+int VerbsBackend::reserve(Cq& cq, uint32_t requests)
+{
+    uint64_t needed = uint64_t{cq.needed} + requests;
+    if (needed > static_cast<uint64_t>(cq.host->cqe)) {
+        if (needed > static_cast<uint64_t>(_port->attributes().max_cqe)) {
+            return ENOMEM;
+        }
+        uint64_t entries = std::min<uint64_t>(std::bit_ceil(needed),
+                                              static_cast<uint64_t>(_port->attributes().max_cqe));
+        if (int error = ibv_resize_cq(cq.host.get(), static_cast<int>(entries))) {
+            _log(RDMA_LOG_WARNING,
+                 fmt::format("a completion queue of RDMA device '{}' cannot grow to {} entries: {}",
+                             _port->device_name(), entries, strerror(error)));
+            return error < 0 ? -error : error;
+        }
+    }
+    cq.needed = static_cast<uint32_t>(needed);
+    return 0;
+}
+
+Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& attr)
+{
+    Pd* pd = _pds.find(pd_id);
+    if (!pd) {
+        return std::unexpected(ENOENT);
+    }
+    if (attr.max_wr == 0 || attr.max_wr > _limits.max_srq_wr) {
+        return std::unexpected(EINVAL);
+    }
+    ibv_srq_init_attr init{};
+    init.attr = {attr.max_wr, std::max(attr.max_sge, 1u), 0};
+    HostSrq host(ibv_create_srq(pd->host.get(), &init));
+    if (!host) {
+        return std::unexpected(errno);
+    }
+    auto [srq, id] = _srqs.emplace(std::move(host), 0u, pd_id, attr);
+    if (!srq) {
+        return std::unexpected(ENOMEM);
+    }
+    srq->id = id;
+    srq->host->srq_context = srq;
+    ++pd->users;
+    return id;
+}
+
+int VerbsBackend::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    if ((mask & ~IBV_SRQ_LIMIT) != 0 || attr.srq_limit > srq->attr.max_wr) {
+        return EINVAL; // resizing is not offered
+    }
+    if (!(mask & IBV_SRQ_LIMIT)) {
+        return 0;
+    }
+    pump_srq(*srq);
+    // The host looks at the limit when it takes a request.
+    bool reached = attr.srq_limit > srq->slots.used() + _client->srq_depth(id);
+    ibv_srq_attr host{0, 0, reached ? 0 : attr.srq_limit};
+    int error = ibv_modify_srq(srq->host.get(), &host, IBV_SRQ_LIMIT);
+    if (error == 0) {
+        srq->attr.srq_limit = host.srq_limit;
+        if (reached) {
+            _client->async_event(IBV_EVENT_SRQ_LIMIT_REACHED, id);
+        }
+    }
+    return error;
+}
+
+int VerbsBackend::query_srq(uint32_t id, ibv_srq_attr& attr)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    attr = srq->attr;
+    return 0;
+}
+
+int VerbsBackend::destroy_srq(uint32_t id)
+{
+    Srq* srq = _srqs.find(id);
+    if (!srq) {
+        return ENOENT;
+    }
+    if (srq->users > 0) {
+        return EBUSY;
+    }
+    --_pds.find(srq->pd)->users;
+    _srqs.erase(id);
+    return 0;
+}
+
+int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
+                          std::optional<uint16_t>)
+{
+    return _gids.add(index, gid, type);
+}
+
+int VerbsBackend::del_gid(uint32_t index)
+{
+    return _gids.remove(index);
+}
+
+bool VerbsBackend::exists(ObjectKind kind, uint32_t id) const
+{
+    switch (kind) {
+    case ObjectKind::pd:
+        return _pds.find(id);
+    case ObjectKind::mr:
+        return _mrs.find(id);
+    case ObjectKind::cq:
+        return _cqs.find(id);
+    case ObjectKind::srq:
+        return _srqs.find(id);
+    case ObjectKind::qp:
+        return find_qp(id);
+    }
+    return false;
+}
+
+size_t VerbsBackend::count(ObjectKind kind) const
+{
+    switch (kind) {
+    case ObjectKind::pd:
+        return _pds.size();
+    case ObjectKind::mr:
+        return _mrs.size();
+    case ObjectKind::cq:
+        return _cqs.size();
+    case ObjectKind::srq:
+        return _srqs.size();
+    case ObjectKind::qp:
+        return _qps.size() + (_gsi ? 1 : 0);
+    }
+    return 0;
+}
+
+migration::Status VerbsBackend::load(const migration::Section&)
+{
+    return std::unexpected("the verbs backend loads no state");
+}
+
+} // namespace rdma::verbs
