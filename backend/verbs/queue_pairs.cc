@@ -247,7 +247,9 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
         check_attributes(attr, mask, _limits, port->active_mtu) != 0) {
         return EINVAL;
     }
-    if (qp->host) {
+    // Linux's table of transitions does not have this one; there is nothing to flush.
+    bool is_ours = qp->state == IBV_QPS_RESET && to == IBV_QPS_ERR;
+    if (qp->host && !is_ours) {
         ibv_qp_attr host;
         if (int error = to_host(attr, mask, host)) {
             return error;

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <new>
+#include <ostream>
 #include <optional>
 #include <set>
 #include <string>
@@ -230,6 +231,8 @@ public:
 struct BackendKind {
     std::string name;
     std::function<std::unique_ptr<BackendPair>()> make;
+
+    friend void PrintTo(const BackendKind& kind, std::ostream* out) { *out << kind.name; }
 };
 
 // What the command line says.

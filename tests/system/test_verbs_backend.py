@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The common backend suite (tests/backend) on RDMA devices of a host: Linux's rxe, in a guest."""
+import re
+
+import pytest
+
+from vm.guest import Guest
+
+SUITE = "/payload/backend-suite"
+# rxe serves the first network name space only. For two of its devices to reach each
+# other there, what goes from the one's address to the other's must leave by the
+# wire between them, and not as what a host has to say to itself.
+LINKS = """
+set -e
+modprobe rdma_rxe
+modprobe -a ib_uverbs veth
+ip link add eth0 type veth peer name eth1
+ip rule add pref 100 lookup local
+ip rule del pref 0
+sysctl -qw net.ipv4.conf.all.rp_filter=0
+for i in 0 1; do
+    ip link set eth$i mtu 4500 up
+    ip addr add 10.0.$i.1/24 dev eth$i
+    sysctl -qw net.ipv4.conf.eth$i.accept_local=1 net.ipv4.conf.eth$i.rp_filter=0
+    ip route add 10.0.$((1 - i)).1 dev eth$i table 1$i
+    ip rule add pref 1$i iif lo from 10.0.$i.1 to 10.0.$((1 - i)).1 lookup 1$i
+    rdma link add rxe$i type rxe netdev eth$i
+done
+for i in 0 1; do until ibv_devinfo -d rxe$i | grep -q PORT_ACTIVE; do :; done; done
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, image, payload):
+    """A guest with two rxe devices, in the part of the host."""
+    guest = Guest("host", tmp_path_factory.mktemp("verbs"), image, [], payload=payload)
+    guest.wait_ready()
+    guest.check(LINKS)
+    yield guest
+    trouble = guest.kernel_trouble()
+    guest.stop()
+    assert not trouble, trouble
+
+
+@pytest.mark.parametrize("devices", ["rxe0", "rxe0 rxe1"], ids=["one-link", "two-links"])
+def test_suite(host, devices):
+    result = host.run(f"{SUITE} {devices}", timeout=600)
+    assert result.status == 0, result.output[-8000:]
+    passed = re.search(r"\[  PASSED  \] (\d+) tests", result.output)
+    assert passed and int(passed[1]) >= 60, result.output[-2000:]
