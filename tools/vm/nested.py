@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests within a guest: QEMU runs in a guest that stands for a host with RDMA devices.
+
+A host needs the disk that nested_disk() of tools/test made (QEMU, its libraries and firmware), and a wire to
+the nested guest's agent for each of them.
+"""
+import pathlib
+import shlex
+import socket
+
+from .guest import Guest, GuestError
+
+TOOLS = "/nested"  # where the disk is mounted in the host
+IMAGE = "/run/image"
+FIRMWARE = "seabios ipxe/qemu qemu"
+BOOT_TIMEOUT = 900  # seconds; TCG within TCG
+
+
+def host_arguments(directory, disk, wires=1):
+    """QEMU's for a host of nested guests. Its wires end at sockets in the directory."""
+    arguments = ["-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
+    for wire in range(wires):
+        arguments += [
+            "-chardev", f"socket,id=wire{wire},path={directory}/wire{wire},server=on,wait=off",
+            "-device", f"virtio-serial-pci,id=wires{wire},max_ports=2",
+            "-device", f"virtserialport,bus=wires{wire}.0,chardev=wire{wire},name=wire{wire}"]
+    return arguments
+
+
+def prepare_host(host):
+    """Makes QEMU and the guests' image of a booted host ready. The image is the host's own."""
+    host.check(f"mkdir -p {TOOLS} {IMAGE} && mount -t squashfs -o ro /dev/vdc {TOOLS} && "
+               f"ln -s /dev/vda {IMAGE}/root.squashfs && "
+               f"ln -s /boot/vmlinuz {IMAGE}/vmlinuz && ln -s /boot/initramfs.img {IMAGE}/initramfs.img")
+
+
+class NestedQemu:
+    """A QEMU in a host. As much of vm.qemu.Qemu as Guest needs."""
+
+    qmp = None
+
+    def __init__(self, host, wire, directory, arguments, prefix=()):
+        self.agent = socket.socket(socket.AF_UNIX)
+        self.agent.connect(f"{host.directory}/wire{wire}")
+        firmware = " ".join(f"-L {TOOLS}/firmware/{name}" for name in FIRMWARE.split())
+        command = shlex.join([
+            *prefix, f"{TOOLS}/qemu-system-x86_64", "-nodefaults", "-nographic",
+            "-chardev", f"pipe,id=agent,path=/dev/virtio-ports/wire{wire}", *arguments])
+        host.check(f"mkdir -p {directory} /dev/virtio-ports && for p in /sys/class/virtio-ports/*; do "
+                   "ln -sf /dev/${p##*/} /dev/virtio-ports/$(cat $p/name); done")
+        self.process = host.start(f"LD_LIBRARY_PATH={TOOLS}/lib exec {command} {firmware}")
+
+    def receive(self):
+        try:
+            return self.agent.recv(65536)
+        except OSError:
+            return b""
+
+    def output(self):
+        return self.process.output
+
+    def stop(self):
+        if self.process.status is None:
+            self.process.kill()
+        self.agent.close()
+
+
+class NestedGuest(Guest):
+    """A guest in a host, which is a Guest too and has been prepared."""
+
+    def __init__(self, host, name, directory, _image, arguments, wire=0, **options):
+        self.host = host
+        self._wire = wire
+        super().__init__(name, directory, IMAGE, arguments, **options)
+
+    def start_qemu(self, arguments=None, extra=()):
+        return NestedQemu(self.host, self._wire, self.directory,
+                          [*self._machine, *(self._arguments if arguments is None else arguments), *extra],
+                          self._prefix)
+
+    def _watch(self, qemu):
+        try:
+            status = qemu.process.wait(timeout=1e6).status
+        except GuestError as error:
+            status = str(error)
+        self._fail(f"QEMU ended with {status}: {qemu.output()}")
+
+    def wait_ready(self):
+        if not self._ready.wait(BOOT_TIMEOUT) or self.failure:
+            raise GuestError(f"{self.name} did not boot: {self.failure}\n{self.kernel_log()[-4000:]}")
+
+    def kernel_log(self):
+        return self.host.run(f"cat {self.serial_log}").output
+
+    def kernel_trouble(self):
+        pathlib.Path(self.serial_log).write_text(self.kernel_log())
+        return super().kernel_trouble()
