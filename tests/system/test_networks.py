@@ -66,8 +66,6 @@ def expect_traffic(fabric):
     wait_cm_listener(server)
     client.guest.check(f"rping -c -a {server.ipv4} -v -C 20")
     assert serving.wait().status == 0
-    # Few: the listening side of QEMU's TCP networks holds small packets back (no TCP_NODELAY), for up to
-    # 40 ms each.
     verify(fabric, "stream --qps 4 --depth 16 --messages 40")
 
 
