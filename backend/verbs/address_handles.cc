@@ -13,10 +13,9 @@ constexpr std::chrono::seconds retry_interval{1};
 
 bool same(const ibv_ah_attr& a, const ibv_ah_attr& b)
 {
-    return same_gid(a.grh.dgid, b.grh.dgid) &&
-           a.grh.sgid_index == b.grh.sgid_index && a.grh.flow_label == b.grh.flow_label &&
-           a.grh.hop_limit == b.grh.hop_limit && a.grh.traffic_class == b.grh.traffic_class &&
-           a.sl == b.sl;
+    return same_gid(a.grh.dgid, b.grh.dgid) && a.grh.sgid_index == b.grh.sgid_index &&
+           a.grh.flow_label == b.grh.flow_label && a.grh.hop_limit == b.grh.hop_limit &&
+           a.grh.traffic_class == b.grh.traffic_class && a.sl == b.sl;
 }
 
 } // namespace

@@ -28,7 +28,7 @@ constexpr int poll_batch = 32;
 
 void VerbsBackend::watch(int operation)
 {
-    for (int fd : {_channel->fd, _port->context()->async_fd, _kick}) {
+    for (int fd : {_channel->fd, _port->context()->async_fd, _kick, _mads ? _mads->fd() : -1}) {
         epoll_event event{};
         event.events = EPOLLIN;
         epoll_ctl(_epoll, operation, fd, &event);
@@ -86,6 +86,7 @@ void VerbsBackend::handle_events()
     }
     for (unsigned i = 0; i < max_events && take_cq_event(); ++i) {
     }
+    take_mads(max_events);
     settle();
 }
 
@@ -209,7 +210,7 @@ void VerbsBackend::take_recv(Qp& qp, uint64_t wr_id, const ibv_wc& wc)
     // libibverbs does not tell which messages were sent as solicited: all count.
     completion.solicited = true;
     const ibv_gid* gid = _gids.find(qp.attr.ah_attr.grh.sgid_index);
-    completion.network = _limits.roce_version == 1 ? NetworkType::roce_v1
+    completion.network = _limits.roce_version == 1    ? NetworkType::roce_v1
                          : gid && !is_v4_mapped(*gid) ? NetworkType::ipv6
                                                       : NetworkType::ipv4;
     complete(qp, qp.init.recv_cq, completion);
@@ -266,8 +267,8 @@ void VerbsBackend::settle()
     do {
         for (uint32_t cq : std::exchange(_overrun_cqs, {})) {
             for_each_qp([&](Qp& qp) {
-                if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) &&
-                    qp.state != IBV_QPS_RESET && qp.state != IBV_QPS_ERR) {
+                if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) && qp.state != IBV_QPS_RESET &&
+                    qp.state != IBV_QPS_ERR) {
                     _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
                     fail_queue(qp, false);
                 }
@@ -315,8 +316,7 @@ void VerbsBackend::tell(const ibv_async_event& event)
     case IBV_EVENT_COMM_EST:
     case IBV_EVENT_SQ_DRAINED:
     case IBV_EVENT_QP_LAST_WQE_REACHED:
-        _client->async_event(event.event_type,
-                             static_cast<Qp*>(event.element.qp->qp_context)->id);
+        _client->async_event(event.event_type, static_cast<Qp*>(event.element.qp->qp_context)->id);
         break;
     case IBV_EVENT_CQ_ERR: {
         Cq& cq = *static_cast<Cq*>(event.element.cq->cq_context);
@@ -367,10 +367,33 @@ void VerbsBackend::fail_device()
     epoll_ctl(_epoll, EPOLL_CTL_DEL, _port->context()->async_fd, nullptr);
     _client->async_event(IBV_EVENT_DEVICE_FATAL, 1);
     for_each_qp([this](Qp& qp) {
-        if (qp.state != IBV_QPS_RESET && qp.state != IBV_QPS_ERR) {
+        flush_host_requests(qp);
+        if (qp.state != IBV_QPS_RESET) {
             enter_error(qp);
         }
     });
+}
+
+// What the host was given and will not complete any more.
+void VerbsBackend::flush_host_requests(Qp& qp)
+{
+    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
+    PostedSend posted;
+    for (uint32_t slot = 0; slot < qp.sends.depth(); ++slot) {
+        if (qp.sends.take(slot, posted)) {
+            if (posted.has_address) {
+                addresses.release(posted.address);
+            }
+            complete_without_host(qp, true,
+                                  {posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
+        }
+    }
+    uint64_t wr_id;
+    for (uint32_t slot = 0; slot < qp.recvs.depth(); ++slot) {
+        if (qp.recvs.take(slot, wr_id)) {
+            complete_without_host(qp, false, {wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
+        }
+    }
 }
 
 } // namespace rdma::verbs

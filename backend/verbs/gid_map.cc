@@ -48,11 +48,11 @@ int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
         }
     } else if (!next.host_index) {
         _log(RDMA_LOG_WARNING,
-             fmt::format("the guest's address {} is not on interface {} of RDMA device '{}', so the "
-                         "guest cannot use it for RDMA: put it there (ip addr add), or set "
-                         "gid-policy=add",
-                         address_of(gid), interface_name(_port.interface_index()),
-                         _port.device_name()));
+             fmt::format(
+                 "the guest's address {} is not on interface {} of RDMA device '{}', so the "
+                 "guest cannot use it for RDMA: put it there (ip addr add), or set "
+                 "gid-policy=add",
+                 address_of(gid), interface_name(_port.interface_index()), _port.device_name()));
         return EADDRNOTAVAIL;
     }
     entry = next;

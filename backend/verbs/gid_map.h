@@ -19,7 +19,8 @@ public:
 
     GidMap(HostPort& port, uint32_t length, Log log)
         : _port(port), _log(std::move(log)), _entries(length)
-    {}
+    {
+    }
     ~GidMap() { clear(); }
     GidMap(const GidMap&) = delete;
     GidMap& operator=(const GidMap&) = delete;
@@ -37,7 +38,8 @@ public:
     void forget_indices();
     const ibv_gid* find(uint32_t index) const
     {
-        return index < _entries.size() && _entries[index].type != 0 ? &_entries[index].gid : nullptr;
+        return index < _entries.size() && _entries[index].type != 0 ? &_entries[index].gid
+                                                                    : nullptr;
     }
 
 private:

@@ -55,8 +55,8 @@ MemoryMapping::~MemoryMapping()
     }
 }
 
-std::expected<MemoryMapping, MemoryMapping::Error> MemoryMapping::make(
-    const GuestMemory& memory, std::span<const uint64_t> pages)
+std::expected<MemoryMapping, MemoryMapping::Error>
+MemoryMapping::make(const GuestMemory& memory, std::span<const uint64_t> pages)
 {
     auto fail = [](int code, std::string what) {
         return std::unexpected(Error{code, std::move(what)});
@@ -69,8 +69,8 @@ std::expected<MemoryMapping, MemoryMapping::Error> MemoryMapping::make(
     uint64_t length = (skipped + pages.size() * page_size + unit - 1) / unit * unit;
     // Room to choose a base that is a multiple of the unit.
     uint64_t reserved = length + unit - page_size;
-    void* place = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                       -1, 0);
+    void* place =
+        mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (place == MAP_FAILED) {
         return fail(errno, fmt::format("no address space for {} bytes", reserved));
     }
@@ -80,8 +80,8 @@ std::expected<MemoryMapping, MemoryMapping::Error> MemoryMapping::make(
     std::byte* mapped_end = mapping._base + to_unit;
     for (size_t i = 0; i < pages.size(); run = run_at(memory, pages, i)) {
         if (!run) {
-            return fail(EFAULT, fmt::format("guest memory at {:#x} is not shared, writable RAM",
-                                            pages[i]));
+            return fail(EFAULT,
+                        fmt::format("guest memory at {:#x} is not shared, writable RAM", pages[i]));
         }
         std::byte* begin = mapping.data() + i * page_size;
         uint64_t before = reinterpret_cast<uint64_t>(begin) % unit;
@@ -91,7 +91,8 @@ std::expected<MemoryMapping, MemoryMapping::Error> MemoryMapping::make(
             (run->fd != fd && mapping_unit(run->fd) != unit)) {
             return fail(EOPNOTSUPP,
                         fmt::format("pages of the region do not lie together as RAM of {} KiB "
-                                    "pages needs: use RAM of 4 KiB pages", unit / 1024));
+                                    "pages needs: use RAM of 4 KiB pages",
+                                    unit / 1024));
         }
         if (mmap(begin - before, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, run->fd,
                  static_cast<off_t>(run->offset - before)) == MAP_FAILED) {

@@ -98,6 +98,7 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
     if (init.gsi) {
         _gsi = std::make_unique<Qp>(init);
         qp = _gsi.get();
+        open_mad_port();
     } else {
         std::tie(qp, id) = _qps.emplace(init);
         if (!qp) {
@@ -146,6 +147,8 @@ int VerbsBackend::destroy_qp(uint32_t id)
     }
     QpInit init = qp->init;
     if (init.gsi) {
+        _mads.reset();
+        std::erase(_touched, id);
         _gsi.reset();
     } else {
         _id_by_host_qpn.erase(qp->host->qp_num);
@@ -299,8 +302,8 @@ int VerbsBackend::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     }
     ibv_qp_attr host{};
     ibv_qp_init_attr init{};
-    int error = ibv_query_qp(qp->host.get(), &host,
-                             IBV_QP_STATE | IBV_QP_SQ_PSN | IBV_QP_RQ_PSN, &init);
+    int error =
+        ibv_query_qp(qp->host.get(), &host, IBV_QP_STATE | IBV_QP_SQ_PSN | IBV_QP_RQ_PSN, &init);
     if (error != 0) {
         return _dead ? 0 : error;
     }

@@ -3,6 +3,7 @@
 // Requests on their way from the guest's queues to the host's.
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "request_batch.h"
 
@@ -63,8 +64,8 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
     bool signaled = qp.init.sq_sig_all || (request.wr.send_flags & IBV_SEND_SIGNALED);
     ibv_wc_opcode opcode = wc_opcode_of(request.opcode);
     if (request.malformed != IBV_WC_SUCCESS || !is_served(request.opcode, qp.init.type)) {
-        ibv_wc_status status = request.malformed != IBV_WC_SUCCESS ? request.malformed
-                                                                   : IBV_WC_LOC_QP_OP_ERR;
+        ibv_wc_status status =
+            request.malformed != IBV_WC_SUCCESS ? request.malformed : IBV_WC_LOC_QP_OP_ERR;
         qp.held_send = Held{request.wr.wr_id, status, opcode, signaled};
         return false;
     }
@@ -73,8 +74,8 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
     wr.next = nullptr;
     wr.opcode = static_cast<ibv_wr_opcode>(request.opcode);
     wr.sg_list = request.sge.data();
-    wr.send_flags = (request.wr.send_flags & (IBV_SEND_FENCE | IBV_SEND_SOLICITED)) |
-                    IBV_SEND_SIGNALED;
+    wr.send_flags =
+        (request.wr.send_flags & (IBV_SEND_FENCE | IBV_SEND_SOLICITED)) | IBV_SEND_SIGNALED;
     if (qp.is_datagram()) {
         Pd& pd = *_pds.find(qp.init.pd);
         ibv_ah_attr av = request.av.attr;
@@ -108,6 +109,7 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
     }
     // The first that the host does not take is the QP's last; those behind it are
     // flushed, at their turn.
+    std::optional<Held> last = std::exchange(qp.held_send, std::nullopt);
     AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
     for (ibv_send_wr* wr = bad; wr; wr = wr->next) {
         PostedSend posted;
@@ -122,6 +124,9 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
         } else {
             qp.refused.push_back({posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
         }
+    }
+    if (last) {
+        qp.refused.push_back({last->wr_id, IBV_WC_WR_FLUSH_ERR, last->opcode, true});
     }
 }
 
@@ -224,28 +229,6 @@ void VerbsBackend::pump_srq(Srq& srq)
     }
 }
 
-// The GSI QP's requests have nowhere to go: datagrams are lost.
-void VerbsBackend::pump_gsi(Qp& qp)
-{
-    SendRequest& request = _batch->sends[0];
-    if (!can_send(qp.state) && qp.state != IBV_QPS_ERR) {
-        return;
-    }
-    bool failed = qp.state == IBV_QPS_ERR;
-    for (uint32_t i = 0; i < qp.init.cap.max_send_wr && _client->pull_send(qp.id, request); ++i) {
-        bool signaled = qp.init.sq_sig_all || (request.wr.send_flags & IBV_SEND_SIGNALED);
-        complete_without_host(qp, true,
-                              {request.wr.wr_id, failed ? IBV_WC_WR_FLUSH_ERR : IBV_WC_SUCCESS,
-                               IBV_WC_SEND, signaled});
-        ++_stats.drop_unreachable;
-    }
-    RecvRequest& recv = _batch->recvs[0];
-    for (uint32_t i = 0; failed && i < qp.init.cap.max_recv_wr && _client->pull_recv(qp.id, recv);
-         ++i) {
-        complete_without_host(qp, false, {recv.wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
-    }
-}
-
 // What the host was not given completes when all before it has. An error is the
 // end of the queue, and of a connected QP.
 void VerbsBackend::finish_held(Qp& qp)
@@ -293,9 +276,9 @@ void VerbsBackend::flush(Qp& qp)
         SendRequest& request = _batch->sends[0];
         for (uint32_t i = 0; i < qp.init.cap.max_send_wr && _client->pull_send(qp.id, request);
              ++i) {
-            complete_without_host(qp, true,
-                                  {request.wr.wr_id, IBV_WC_WR_FLUSH_ERR,
-                                   wc_opcode_of(request.opcode), true});
+            complete_without_host(
+                qp, true,
+                {request.wr.wr_id, IBV_WC_WR_FLUSH_ERR, wc_opcode_of(request.opcode), true});
         }
     }
     if (qp.recv_failed && !qp.held_recv && !qp.init.use_srq && qp.recvs.used() == 0) {
@@ -314,7 +297,7 @@ void VerbsBackend::pump(Qp& qp)
         pump_gsi(qp);
         return;
     }
-    if (_dead) {
+    if (_dead && qp.state != IBV_QPS_RESET && qp.state != IBV_QPS_ERR) {
         enter_error(qp);
     }
     pump_sends(qp);

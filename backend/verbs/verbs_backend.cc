@@ -77,6 +77,7 @@ void VerbsBackend::reset()
     _overrun_cqs.clear();
     _waiting_cqs.clear();
     _id_by_host_qpn.clear();
+    _mads.reset();
     _gsi.reset();
     _qps.clear();
     _srqs.clear();
@@ -198,7 +199,11 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
     if (!pd) {
         return std::unexpected(ENOENT);
     }
-    Mr made{.pd = init.pd, .mapping = {}, .host = {}, .written = {}};
+    Mr made{.pd = init.pd,
+            .mapping = {},
+            .host = {},
+            .dma = init.kind == MrInit::Kind::dma,
+            .written = {}};
     int error = EOPNOTSUPP;
     if (init.kind == MrInit::Kind::user) {
         error = register_user_mr(init, made);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The backend on a host's RDMA device: every PD, MR, CQ, SRQ and QP of the guest is
-// one of the host's. The GSI QP is not: the host's own QP 1 belongs to its kernel.
+// one of the host's. The GSI QP is not: its datagrams pass through umad.
 //
 // Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
 // requests to the host's queues; completions.cc completions and events from the
-// host.
+// host; gsi.cc the GSI QP.
 //
 // Numbers and keys: a QPN and the keys of an MR are the host's at the time they are
 // made, so that peers can use them; ids are ours.
@@ -29,6 +29,7 @@
 #include "guest_memory.h"
 #include "handle_table.h"
 #include "host_port.h"
+#include "mad_port.h"
 #include "memory_mapping.h"
 #include "slot_table.h"
 #include "statistics.h"
@@ -97,21 +98,23 @@ private:
         // In this order: the mapping must outlive what is registered over it.
         MemoryMapping mapping;
         HostMr host;
+        bool dma = false;              // see register_guard()
         std::vector<uint64_t> written; // pages (GPAs) that the host may write to
     };
     struct Cq {
         HostCq host;
         uint32_t id = 0;
         uint32_t users = 0;
-        uint32_t needed = 0;   // requests that its queues can hold
-        bool overrun = false;  // the guest's: its QPs have been failed, or will be
-        bool waiting = false;  // in _waiting_cqs
+        uint32_t needed = 0;  // requests that its queues can hold
+        bool overrun = false; // the guest's: its QPs have been failed, or will be
+        bool waiting = false; // in _waiting_cqs
         std::unordered_map<uint32_t, uint32_t> srqs; // QPs by SRQ
     };
     struct Srq {
         Srq(HostSrq srq, uint32_t id_, uint32_t pd_, const ibv_srq_attr& attr_)
             : host(std::move(srq)), id(id_), pd(pd_), attr(attr_), slots(attr_.max_wr)
-        {}
+        {
+        }
         HostSrq host;
         uint32_t id;
         uint32_t pd;
@@ -138,7 +141,8 @@ private:
         explicit Qp(const QpInit& qp_init)
             : init(qp_init), sends(qp_init.cap.max_send_wr),
               recvs(qp_init.use_srq ? 0 : qp_init.cap.max_recv_wr)
-        {}
+        {
+        }
         bool is_datagram() const { return init.type == IBV_QPT_UD; }
 
         QpInit init;
@@ -195,7 +199,6 @@ private:
     // requests.cc
     void doorbell(Qp* qp);
     void pump(Qp& qp);
-    void pump_gsi(Qp& qp);
     void pump_sends(Qp& qp);
     void pump_recvs(Qp& qp);
     void pump_srq(Srq& srq);
@@ -204,6 +207,15 @@ private:
     void finish_held(Qp& qp);
     void fail_queue(Qp& qp, bool send);
     void flush(Qp& qp);
+
+    // gsi.cc
+    void open_mad_port();
+    template <typename Fn>
+    bool for_each_piece(uint32_t pd, std::span<const ibv_sge> sges, size_t size, Fn&& fn);
+    bool send_mad(Qp& qp, const SendRequest& request);
+    void take_mad(const Mad& mad);
+    void take_mads(unsigned budget);
+    void pump_gsi(Qp& qp);
 
     // completions.cc
     unsigned poll_cq(Cq& cq, unsigned budget);
@@ -219,6 +231,7 @@ private:
     bool take_async_event();
     void tell(const ibv_async_event& event);
     void fail_device();
+    void flush_host_requests(Qp& qp);
     void kick();
     void watch(int operation);
 
@@ -235,6 +248,7 @@ private:
     bool _stopped = false;
     bool _dead = false; // the host's device is gone
 
+    std::unique_ptr<MadPort> _mads; // while there is a GSI QP
     GidMap _gids;
     HandleTable<Pd> _pds;
     HandleTable<Mr> _mrs;

@@ -9,7 +9,7 @@ namespace rdma {
 std::shared_ptr<verbs::HostPort> open_host_port(const RdmaHostPortConfig&)
 {
     throw std::runtime_error("'backend' is verbs: this build has no verbs backend; configure with "
-                             "-Dverbs=enabled, which needs libibverbs-dev");
+                             "-Dverbs=enabled, which needs libibverbs-dev and libibumad-dev");
 }
 
 // Not reached: there is no port.

@@ -17,7 +17,8 @@ public:
                 Statistics& stats, DeviceHost& host)
         : _backend(std::move(port), limits, memory, stats,
                    [&host](int level, std::string_view message) { host.log(level, message); })
-    {}
+    {
+    }
 
     Backend& backend() override { return _backend; }
     const char* backend_name() const override { return "verbs"; }

@@ -14,7 +14,7 @@ host_packages=(
     build-essential bzip2 ca-certificates dpkg-dev flex bison git ninja-build pkg-config
     python3 python3-venv
     libfdt-dev libglib2.0-dev libpixman-1-dev libslirp-dev zlib1g-dev libattr1-dev libcap-ng-dev
-    libisal-dev libfmt-dev libibverbs-dev
+    libisal-dev libfmt-dev libibverbs-dev libibumad-dev
     seabios ipxe-qemu qemu-system-data
 )
 
