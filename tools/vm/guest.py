@@ -152,7 +152,7 @@ class Guest:
 
     def _watch(self, qemu):
         status = qemu.process.wait()
-        if qemu is self.qemu:
+        if qemu is self.qemu and not qemu.may_end:
             self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def _fail(self, reason):

@@ -169,8 +169,9 @@ class DomainGuest(Guest):
         """Has libvirt migrate it to another daemon, with other arguments for QEMU there."""
         source, self.daemon = self.daemon, daemon
         with self.silence():
+            before = self.qemu
+            before.may_end = True
             qemu = self.start_qemu(arguments, source=source)
             qemu.wait_arrived()
-            before = self.qemu
             self.adopt(qemu)
             before.process.wait(60)

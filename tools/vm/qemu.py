@@ -25,6 +25,7 @@ class Qemu:
 
     def __init__(self, name, directory, log, arguments, prefix=()):
         self.log = pathlib.Path(log)
+        self.may_end = False  # while its guest runs in it: libvirt moves the guest away
         agent_path, qmp_path = (pathlib.Path(directory) / f"{name}.{what}" for what in ("agent", "qmp"))
         for path in (agent_path, qmp_path):
             path.unlink(missing_ok=True)

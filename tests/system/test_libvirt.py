@@ -27,7 +27,7 @@ def daemons(tmp_path_factory):
             daemon.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fabric(tmp_path_factory, image, payload, daemons):
     """A domain of the first daemon and a guest as they always are, at one switch."""
     directory = tmp_path_factory.mktemp("domain")
@@ -74,10 +74,10 @@ def test_example(daemons, tmp_path):
         text = text.replace(ours, theirs)
     description = tmp_path / "domain.xml"
     description.write_text(text)
-    daemons[0].virsh("create", "--validate", "--paused", str(description))
+    daemons[1].virsh("create", "--validate", "--paused", str(description))
     try:
-        answer = json.loads(daemons[0].virsh("qemu-monitor-command", "rdma", json.dumps({
+        answer = json.loads(daemons[1].virsh("qemu-monitor-command", "rdma", json.dumps({
             "execute": "qom-get", "arguments": {"path": "/machine/peripheral/rdma0", "property": "stats"}})))
         assert answer["return"]["rx-packets"] == 0
     finally:
-        daemons[0].virsh("destroy", "rdma")
+        daemons[1].virsh("destroy", "rdma")
