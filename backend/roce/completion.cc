@@ -2,31 +2,11 @@
 //
 // Completing work requests, one by one or, in the error state, all of them.
 #include "context.h"
+#include "opcodes.h"
 
 namespace rdma::roce {
 
 namespace {
-
-ibv_wc_opcode wc_opcode_of(int wr_opcode)
-{
-    switch (wr_opcode) {
-    case IBV_WR_RDMA_WRITE:
-    case IBV_WR_RDMA_WRITE_WITH_IMM:
-        return IBV_WC_RDMA_WRITE;
-    case IBV_WR_RDMA_READ:
-        return IBV_WC_RDMA_READ;
-    case IBV_WR_ATOMIC_CMP_AND_SWP:
-        return IBV_WC_COMP_SWAP;
-    case IBV_WR_ATOMIC_FETCH_AND_ADD:
-        return IBV_WC_FETCH_ADD;
-    case IBV_WR_LOCAL_INV:
-        return IBV_WC_LOCAL_INV;
-    case wr_fast_reg:
-        return wc_fast_reg;
-    default:
-        return IBV_WC_SEND;
-    }
-}
 
 Completion send_completion(const QueuePair& qp, uint64_t wr_id, int opcode, ibv_wc_status status)
 {

@@ -96,6 +96,16 @@ std::optional<uint8_t> GidMap::host_index(uint32_t index)
                : std::nullopt;
 }
 
+const ibv_gid* GidMap::find_by_host_index(uint32_t index)
+{
+    for (uint32_t i = 0; i < _entries.size(); ++i) {
+        if (host_index(i) == index) {
+            return &_entries[i].gid;
+        }
+    }
+    return nullptr;
+}
+
 void GidMap::forget_indices()
 {
     for (Entry& entry : _entries) {

@@ -34,6 +34,8 @@ public:
     // The host's index for a guest's; nothing where the guest has no such GID or the
     // host has lost it.
     std::optional<uint8_t> host_index(uint32_t index);
+    // The guest's GID that has this index in the host's table; null: none.
+    const ibv_gid* find_by_host_index(uint32_t index);
     // The host's table has changed.
     void forget_indices();
     const ibv_gid* find(uint32_t index) const

@@ -127,10 +127,9 @@ bool VerbsBackend::send_mad(Qp& qp, const SendRequest& request)
 // A message of connection management has come for one of the guest's addresses.
 void VerbsBackend::take_mad(const Mad& mad)
 {
-    ibv_gid own{};
-    if (!_gsi || (_gsi->state != IBV_QPS_RTR && _gsi->state != IBV_QPS_RTS) ||
-        ibv_query_gid(_port->context(), _port->number(), mad.gid_index, &own) != 0) {
-        ++_stats.drop_qp_state;
+    const ibv_gid* own = _gids.find_by_host_index(mad.gid_index);
+    if (!own || (_gsi->state != IBV_QPS_RTR && _gsi->state != IBV_QPS_RTS)) {
+        ++(own ? _stats.drop_qp_state : _stats.drop_unknown_qp);
         return;
     }
     RecvRequest& recv = _batch->recvs[0];
@@ -139,7 +138,7 @@ void VerbsBackend::take_mad(const Mad& mad)
         return;
     }
     std::array<std::byte, grh_size + mad_size> datagram;
-    std::ranges::copy(grh_of(mad, own), datagram.begin());
+    std::ranges::copy(grh_of(mad, *own), datagram.begin());
     std::ranges::copy(mad.bytes, datagram.begin() + grh_size);
     std::span<const std::byte> rest = datagram;
     std::span<const ibv_sge> sges(recv.sge.data(), recv.num_sge);
@@ -159,7 +158,7 @@ void VerbsBackend::take_mad(const Mad& mad)
     completion.wc.sl = mad.sl;
     completion.wc.wc_flags = IBV_WC_GRH;
     completion.solicited = true;
-    completion.network = is_v4_mapped(own) ? NetworkType::ipv4 : NetworkType::ipv6;
+    completion.network = is_v4_mapped(*own) ? NetworkType::ipv4 : NetworkType::ipv6;
     ++_stats.rx_packets;
     complete(*_gsi, _gsi->init.recv_cq, completion);
 }

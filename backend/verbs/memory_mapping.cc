@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include <fmt/format.h>
 #include <linux/magic.h>
@@ -48,6 +49,13 @@ std::optional<FilePiece> run_at(const GuestMemory& memory, std::span<const uint6
 
 } // namespace
 
+size_t MemoryMapping::max_process_runs()
+{
+    size_t most = 65530; // Linux's default
+    std::ifstream("/proc/sys/vm/max_map_count") >> most;
+    return most / 2;
+}
+
 MemoryMapping::~MemoryMapping()
 {
     if (_base) {
@@ -56,7 +64,7 @@ MemoryMapping::~MemoryMapping()
 }
 
 std::expected<MemoryMapping, MemoryMapping::Error>
-MemoryMapping::make(const GuestMemory& memory, std::span<const uint64_t> pages)
+MemoryMapping::make(const GuestMemory& memory, std::span<const uint64_t> pages, size_t max_runs)
 {
     auto fail = [](int code, std::string what) {
         return std::unexpected(Error{code, std::move(what)});
@@ -82,6 +90,12 @@ MemoryMapping::make(const GuestMemory& memory, std::span<const uint64_t> pages)
         if (!run) {
             return fail(EFAULT,
                         fmt::format("guest memory at {:#x} is not shared, writable RAM", pages[i]));
+        }
+        if (mapping._runs == max_runs) {
+            return fail(ENOMEM,
+                        fmt::format("its {} pages lie in more than {} pieces, which is all that "
+                                    "are left (half of vm.max_map_count for all regions)",
+                                    pages.size(), max_runs));
         }
         std::byte* begin = mapping.data() + i * page_size;
         uint64_t before = reinterpret_cast<uint64_t>(begin) % unit;

@@ -26,9 +26,12 @@ public:
     };
 
     MemoryMapping() = default;
-    // pages: GPAs of 4 KiB pages, at least one.
-    static std::expected<MemoryMapping, Error> make(const GuestMemory& memory,
-                                                    std::span<const uint64_t> pages);
+    // pages: GPAs of 4 KiB pages, at least one. max_runs: mappings it may be made of.
+    static std::expected<MemoryMapping, Error>
+    make(const GuestMemory& memory, std::span<const uint64_t> pages, size_t max_runs = SIZE_MAX);
+    // Mappings that all of a process may have for this: half of what the kernel allows it,
+    // so that the process still has what it needs itself.
+    static size_t max_process_runs();
     MemoryMapping(MemoryMapping&& other) noexcept { swap(other); }
     MemoryMapping& operator=(MemoryMapping&& other) noexcept
     {

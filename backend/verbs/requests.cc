@@ -5,32 +5,12 @@
 #include <cerrno>
 #include <utility>
 
+#include "opcodes.h"
 #include "request_batch.h"
 
 namespace rdma::verbs {
 
 namespace {
-
-ibv_wc_opcode wc_opcode_of(int wr_opcode)
-{
-    switch (wr_opcode) {
-    case IBV_WR_RDMA_WRITE:
-    case IBV_WR_RDMA_WRITE_WITH_IMM:
-        return IBV_WC_RDMA_WRITE;
-    case IBV_WR_RDMA_READ:
-        return IBV_WC_RDMA_READ;
-    case IBV_WR_ATOMIC_CMP_AND_SWP:
-        return IBV_WC_COMP_SWAP;
-    case IBV_WR_ATOMIC_FETCH_AND_ADD:
-        return IBV_WC_FETCH_ADD;
-    case IBV_WR_LOCAL_INV:
-        return IBV_WC_LOCAL_INV;
-    case wr_fast_reg:
-        return wc_fast_reg;
-    default:
-        return IBV_WC_SEND;
-    }
-}
 
 // Whether a request goes to the host; local ones of memory management do not.
 bool is_served(int wr_opcode, ibv_qp_type type)

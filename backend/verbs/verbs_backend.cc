@@ -41,14 +41,27 @@ std::string locked_memory_limit()
                                            : fmt::format("{} KiB", limit.rlim_cur / 1024);
 }
 
+// What a guest can cause it cannot fill the log with.
+VerbsBackend::Log limited(VerbsBackend::Log log)
+{
+    constexpr unsigned logged = 20;
+    return [log = std::move(log), left = logged](int level, std::string_view message) mutable {
+        if (level == RDMA_LOG_ERROR || left > 0) {
+            left -= level != RDMA_LOG_ERROR;
+            log(level, message);
+        }
+    };
+}
+
 } // namespace
 
 VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
                            GuestMemory& memory, Statistics& stats, Log log)
-    : _port(std::move(port)), _limits(limits), _memory(memory), _stats(stats), _log(std::move(log)),
-      _channel(ibv_create_comp_channel(_port->context())), _gids(*_port, limits.gid_tbl_len, _log),
-      _pds(limits.max_pd), _mrs(limits.max_mr + 1, 1), _cqs(limits.max_cq), _srqs(limits.max_srq),
-      _qps(limits.max_qp, first_qp_id), _batch(std::make_unique<Batch>())
+    : _port(std::move(port)), _limits(limits), _memory(memory), _stats(stats),
+      _log(limited(std::move(log))), _channel(ibv_create_comp_channel(_port->context())),
+      _gids(*_port, limits.gid_tbl_len, _log), _pds(limits.max_pd), _mrs(limits.max_mr + 1, 1),
+      _cqs(limits.max_cq), _srqs(limits.max_srq), _qps(limits.max_qp, first_qp_id),
+      _batch(std::make_unique<Batch>())
 {
     if (!_channel) {
         throw std::runtime_error(fmt::format("RDMA device '{}': no completion channel: {}",
@@ -84,6 +97,7 @@ void VerbsBackend::reset()
     _cqs.clear();
     _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
     _mrs.clear();
+    _num_pages = _num_runs = 0;
     _pds.clear();
     _gids.clear();
 }
@@ -140,7 +154,10 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
          !(init.access & IBV_ACCESS_LOCAL_WRITE))) {
         return EINVAL;
     }
-    auto mapping = MemoryMapping::make(_memory, init.pages);
+    if (_num_pages + init.pages.size() > max_pages_registered) {
+        return ENOMEM;
+    }
+    auto mapping = MemoryMapping::make(_memory, init.pages, _max_runs - _num_runs);
     if (!mapping) {
         _log(RDMA_LOG_WARNING, fmt::format("a memory region of {} bytes cannot be mapped: {}",
                                            init.length, mapping.error().what));
@@ -166,7 +183,12 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
         return error;
     }
     if (init.access & writing_rights) {
-        mr.written.assign(init.pages.begin(), init.pages.end());
+        for (uint64_t page : init.pages) {
+            if (mr.written.empty() || mr.written.back().gpa + mr.written.back().size != page) {
+                mr.written.push_back({page, 0});
+            }
+            mr.written.back().size += page_size;
+        }
         report_written(mr);
     }
     return 0;
@@ -188,9 +210,22 @@ int VerbsBackend::register_guard(const MrInit& init, Mr& mr)
 // What the host's device has written it does not tell: all of the region counts.
 void VerbsBackend::report_written(const Mr& mr)
 {
-    for (uint64_t page : mr.written) {
-        _memory.writable(page, page_size);
+    for (Piece piece : mr.written) {
+        while (piece.size > 0) {
+            size_t run = _memory.writable(piece.gpa, piece.size).size();
+            if (run == 0) {
+                break; // it has been unplugged
+            }
+            piece.gpa += run;
+            piece.size -= run;
+        }
     }
+}
+
+void VerbsBackend::forget_sizes(const Mr& mr)
+{
+    _num_pages -= mr.num_pages;
+    _num_runs -= mr.mapping.runs();
 }
 
 Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
@@ -203,6 +238,7 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
             .mapping = {},
             .host = {},
             .dma = init.kind == MrInit::Kind::dma,
+            .num_pages = 0,
             .written = {}};
     int error = EOPNOTSUPP;
     if (init.kind == MrInit::Kind::user) {
@@ -218,6 +254,9 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
         return std::unexpected(ENOMEM);
     }
     ++pd->users;
+    mr->num_pages = init.pages.size();
+    _num_pages += mr->num_pages;
+    _num_runs += mr->mapping.runs();
     return MrKeys{id, mr->host->lkey, mr->host->rkey};
 }
 
@@ -228,6 +267,7 @@ int VerbsBackend::dereg_mr(uint32_t id)
         return ENOENT;
     }
     --_pds.find(mr->pd)->users;
+    forget_sizes(*mr);
     Mr ended = std::move(*mr);
     _mrs.erase(id);
     ended.host.reset();

@@ -93,13 +93,19 @@ private:
         uint32_t users = 0;
         AddressHandles addresses;
     };
+    // Of guest memory.
+    struct Piece {
+        uint64_t gpa;
+        uint64_t size; // bytes
+    };
     struct Mr {
         uint32_t pd;
         // In this order: the mapping must outlive what is registered over it.
         MemoryMapping mapping;
         HostMr host;
-        bool dma = false;              // see register_guard()
-        std::vector<uint64_t> written; // pages (GPAs) that the host may write to
+        bool dma = false; // see register_guard()
+        uint64_t num_pages = 0;
+        std::vector<Piece> written; // what the host may write to
     };
     struct Cq {
         HostCq host;
@@ -173,6 +179,7 @@ private:
     int register_user_mr(const MrInit& init, Mr& mr);
     int register_guard(const MrInit& init, Mr& mr);
     void report_written(const Mr& mr);
+    void forget_sizes(const Mr& mr);
     int reserve(Cq& cq, uint32_t requests);
 
     // queue_pairs.cc
@@ -262,6 +269,11 @@ private:
     static constexpr unsigned batch_size = 16;
     struct Batch;
     std::unique_ptr<Batch> _batch;
+
+    // Of all MRs: pages, and mappings they are made of.
+    uint64_t _num_pages = 0;
+    size_t _num_runs = 0;
+    const size_t _max_runs = MemoryMapping::max_process_runs();
 
     std::vector<uint32_t> _touched;     // QPs that may have room for more
     std::vector<uint32_t> _overrun_cqs; // the guest's, whose QPs are to fail

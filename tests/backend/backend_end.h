@@ -237,6 +237,7 @@ struct BackendKind {
 
 // What the command line says.
 std::vector<BackendKind> kinds_under_test();
+std::vector<std::string> devices_under_test();
 
 std::unique_ptr<BackendPair> make_roce_pair();
 // On these RDMA devices of the host; they may be the same one.

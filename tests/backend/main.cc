@@ -8,12 +8,18 @@ namespace rdma::test {
 namespace {
 
 BackendKind kind{"roce", make_roce_pair};
+std::vector<std::string> devices;
 
 } // namespace
 
 std::vector<BackendKind> kinds_under_test()
 {
     return {kind};
+}
+
+std::vector<std::string> devices_under_test()
+{
+    return devices.empty() ? devices : std::vector{devices.front()};
 }
 
 INSTANTIATE_TEST_SUITE_P(Backend, BackendTest, testing::ValuesIn(kinds_under_test()), name_of);
@@ -23,7 +29,7 @@ INSTANTIATE_TEST_SUITE_P(Backend, BackendTest, testing::ValuesIn(kinds_under_tes
 int main(int argc, char** argv)
 {
     // Before gtest, which makes the tests' list once.
-    std::vector<std::string> devices;
+    auto& devices = rdma::test::devices;
     for (int i = 1; i < argc; ++i) {
         if (argv[i][0] != '-') {
             devices.emplace_back(argv[i]);
@@ -31,8 +37,9 @@ int main(int argc, char** argv)
     }
     if (!devices.empty()) {
 #ifdef WITH_VERBS
-        rdma::test::kind = {"verbs", [devices] {
-                                return rdma::test::make_verbs_pair(devices.front(), devices.back());
+        rdma::test::kind = {"verbs", [] {
+                                return rdma::test::make_verbs_pair(rdma::test::devices.front(),
+                                                                   rdma::test::devices.back());
                             }};
 #else
         fprintf(stderr, "built without the verbs backend\n");

@@ -48,3 +48,10 @@ def test_suite(host, devices):
     assert result.status == 0, result.output[-8000:]
     passed = re.search(r"\[  PASSED  \] (\d+) tests", result.output)
     assert passed and int(passed[1]) >= 60, result.output[-2000:]
+
+
+def test_memory_that_cannot_be_locked(host):
+    result = host.run(f"ulimit -l 1024; setpriv --bounding-set -ipc_lock {SUITE} rxe0 --gtest_filter=*a_message_arrives*")
+    assert result.status != 0
+    assert "does not register a memory region" in result.output and "RLIMIT_MEMLOCK is 1024 KiB" in result.output, \
+        result.output

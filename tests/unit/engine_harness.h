@@ -15,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../requests.h"
 #include "engine.h"
 
 namespace rdma::test {
@@ -418,34 +419,6 @@ inline void connect(Node& a, QpNumbers qa, Node& b, QpNumbers qb, bool reliable 
 {
     connect_end(a, qa, b, qb, reliable, c, c.psn_a, c.psn_b);
     connect_end(b, qb, a, qa, reliable, c, c.psn_b, c.psn_a);
-}
-
-inline SendRequest send_request(int opcode, uint64_t wr_id, uint64_t address, uint32_t length,
-                                uint32_t lkey, uint64_t remote = 0, uint32_t rkey = 0)
-{
-    SendRequest request;
-    request.opcode = opcode;
-    request.wr.wr_id = wr_id;
-    request.wr.send_flags = IBV_SEND_SIGNALED;
-    request.wr.num_sge = 1;
-    request.sge[0] = {address, length, lkey};
-    if (opcode == IBV_WR_ATOMIC_CMP_AND_SWP || opcode == IBV_WR_ATOMIC_FETCH_AND_ADD) {
-        request.wr.wr.atomic.remote_addr = remote;
-        request.wr.wr.atomic.rkey = rkey;
-    } else {
-        request.wr.wr.rdma.remote_addr = remote;
-        request.wr.wr.rdma.rkey = rkey;
-    }
-    return request;
-}
-
-inline RecvRequest recv_request(uint64_t wr_id, uint64_t address, uint32_t length, uint32_t lkey)
-{
-    RecvRequest request;
-    request.wr_id = wr_id;
-    request.num_sge = 1;
-    request.sge[0] = {address, length, lkey};
-    return request;
 }
 
 } // namespace rdma::test

@@ -157,6 +157,18 @@ TEST_F(MemoryMappingTest, it_outlives_the_memory_table)
     EXPECT_EQ(mapping->data(), nullptr);
 }
 
+TEST_F(MemoryMappingTest, it_has_no_more_runs_than_allowed)
+{
+    set_usual();
+    const uint64_t pages[] = {base, base + page_size, base + 5 * page_size};
+    EXPECT_TRUE(MemoryMapping::make(memory, pages, 2).has_value());
+    auto refused = MemoryMapping::make(memory, pages, 1);
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_EQ(refused.error().code, ENOMEM);
+    EXPECT_FALSE(MemoryMapping::make(memory, pages, 0).has_value());
+    EXPECT_GE(MemoryMapping::max_process_runs(), 1000u);
+}
+
 class HugePages : public MemoryMappingTest {
 protected:
     HugePages() : MemoryMappingTest(MFD_HUGETLB, 4 * huge) {}

@@ -13,12 +13,12 @@ from .guest import Guest, GuestError
 TOOLS = "/nested"  # where the disk is mounted in the host
 IMAGE = "/run/image"
 FIRMWARE = "seabios ipxe/qemu qemu"
-BOOT_TIMEOUT = 900  # seconds; TCG within TCG
+PATIENCE = 900  # seconds, for a boot or a command; TCG within TCG takes a minute for a boot on an idle machine
 
 
 def host_arguments(directory, disk, wires=1):
     """QEMU's for a host of nested guests. Its wires end at sockets in the directory."""
-    arguments = ["-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
+    arguments = ["-smp", "2", "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
     for wire in range(wires):
         arguments += [
             "-chardev", f"socket,id=wire{wire},path={directory}/wire{wire},server=on,wait=off",
@@ -86,8 +86,14 @@ class NestedGuest(Guest):
         self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def wait_ready(self):
-        if not self._ready.wait(BOOT_TIMEOUT) or self.failure:
+        if not self._ready.wait(PATIENCE) or self.failure:
             raise GuestError(f"{self.name} did not boot: {self.failure}\n{self.kernel_log()[-4000:]}")
+
+    def run(self, command, timeout=PATIENCE):
+        return super().run(command, timeout)
+
+    def check(self, command, timeout=PATIENCE):
+        return super().check(command, timeout)
 
     def kernel_log(self):
         return self.host.run(f"cat {self.serial_log}").output

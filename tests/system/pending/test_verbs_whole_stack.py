@@ -3,6 +3,7 @@
 QEMU a guest with vmw_pvrdma. The peer is the host's other rxe."""
 import functools
 import os
+import types
 
 import pytest
 
@@ -10,10 +11,9 @@ from test_verbs_backend import LINKS
 from vm.fabric import Node
 from vm.guest import Guest
 from vm.memory import shared_ram
-from vm.nested import NestedGuest, host_arguments, prepare_host
+from vm.nested import PATIENCE, NestedGuest, host_arguments, prepare_host
 
 PEER = "10.0.1.1"
-PATIENCE = 900  # seconds, for a program in a guest within a guest
 HOST = "10.0.2.2"  # for TCP, the host as the nested guest sees it
 
 
@@ -25,6 +25,7 @@ class Stack:
         self.host = Guest("host", directory, image, host_arguments(directory, disk), memory="2G", payload=payload)
         self.host.wait_ready()
         self.host.check(LINKS)
+        self.host.check("modprobe ib_umad")
         prepare_host(self.host)
         self.node = Node(
             "pvrdma", 1, directory, image, netdev="hubport,hubid=0",
@@ -37,20 +38,17 @@ class Stack:
         self.guest.check(
             "modprobe virtio_net && until [ -e /sys/class/net/eth1 ]; do :; done && "
             "ip link set eth1 up && ip addr add 10.0.2.15/24 dev eth1 && "
-            f"ip route add {PEER}/32 dev eth0 && ip neigh add {PEER} lladdr {mac} dev eth0 nud permanent", PATIENCE)
+            f"ip route add {PEER}/32 dev eth0 && ip neigh add {PEER} lladdr {mac} dev eth0 nud permanent")
         self.guest_gid = self.node.gid_index("10.0.0.1")
-        self.host_gid = Node.gid_index(self, PEER, device="rxe1")
-
-    # What Node.gid_index() asks of a node.
-    gid_type = "RoCE v2"
-    device = "rxe1"
+        peer = types.SimpleNamespace(guest=self.host, gid_type="RoCE v2", device="rxe1")
+        self.host_gid = Node.gid_index(peer, PEER)
 
     def run(self, program, port=18515):
         """A program's server in the host on rxe1, its client in the nested guest."""
         server = self.host.start(f"{program.format(device='rxe1', gid=self.host_gid)}")
         self.host.wait_listening(port)
         client = self.guest.run(
-            f"{program.format(device='vmw_pvrdma0', gid=self.guest_gid)} {HOST}", PATIENCE)
+            f"{program.format(device='vmw_pvrdma0', gid=self.guest_gid)} {HOST}")
         assert client.status == 0, client.output[-4000:] + server.output[-2000:]
         result = server.wait(PATIENCE)
         assert result.status == 0, result.output[-4000:]
@@ -65,3 +63,47 @@ def stack(tmp_path_factory, image, payload):
     stack.guest.stop()
     stack.host.stop()
     assert not trouble, trouble
+
+
+@pytest.mark.parametrize("program", [
+    "ibv_rc_pingpong -d {device} -g {gid} -n 50",
+    "ibv_uc_pingpong -d {device} -g {gid} -n 50",
+    "ibv_ud_pingpong -d {device} -g {gid} -n 50",
+    "ibv_srq_pingpong -d {device} -g {gid} -n 50 -q 4",
+], ids=lambda program: program.split()[0])
+def test_pingpong(stack, program):
+    assert " iters in " in stack.run(program)
+
+
+@pytest.mark.parametrize("program", [
+    "ib_write_bw -s 4096 -n 100",
+    "ib_send_bw -s 4096 -n 100",
+    "ib_read_bw -s 4096 -n 100",
+    "ib_write_lat -s 8 -n 50",
+    "ib_atomic_lat -n 50",
+], ids=lambda program: program.split()[0])
+def test_perftest(stack, program):
+    output = stack.run(f"{program} -d {{device}} -x {{gid}} -F -p 18600", port=18600)
+    assert "#bytes" in output
+
+
+def test_objects_are_the_hosts(stack):
+    """What the guest has made is the host's, and ends with the guest's program."""
+    before = stack.host.check("rdma resource show")
+    process = stack.guest.start(f"ibv_rc_pingpong -d vmw_pvrdma0 -g {stack.guest_gid} -p 18700")
+    stack.guest.wait_listening(18700, timeout=PATIENCE)
+    assert stack.host.check("rdma resource show") != before
+    process.kill()
+    process.wait(PATIENCE)
+    assert stack.host.check("rdma resource show") == before
+
+
+def test_connection_manager(stack):
+    """The guest's RDMA CM, through umad of the host's first port, to the host's own at its second."""
+    # The host's ib_cm comes after QEMU: the first port's messages are the guest's.
+    stack.host.check("modprobe rdma_ucm")
+    server = stack.host.start("rping -s -a 10.0.1.1 -C 5 -v")
+    stack.host.check("until rdma resource show cm_id | grep -q LISTEN; do :; done")
+    client = stack.guest.run(f"rping -c -a {PEER} -C 5 -v")
+    assert client.status == 0, client.output + server.output
+    assert server.wait(PATIENCE).status == 0, server.output
