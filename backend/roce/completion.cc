@@ -97,6 +97,7 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status)
     bool was_init = qp.state == IBV_QPS_INIT;
     qp.state = IBV_QPS_ERR;
     qp.req.rnr_wait = false;
+    qp.resp.message = ResponderState::Message::none;
     context.set_timer(qp, no_deadline);
     if (status != IBV_WC_WR_FLUSH_ERR && !qp.req.sq.empty()) {
         complete_send(context, qp, status);

@@ -258,12 +258,15 @@ std::vector<uint8_t> Machine::save()
     return state;
 }
 
-bool Machine::load(std::span<const uint8_t> state)
+std::string Machine::load(std::span<const uint8_t> state)
 {
     char* error = nullptr;
-    bool loaded = rdma_device_load(_device, state.data(), state.size(), &error);
+    std::string message;
+    if (!rdma_device_load(_device, state.data(), state.size(), &error)) {
+        message = error;
+    }
     free(error);
-    return loaded;
+    return message;
 }
 
 void Machine::write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size)

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "pvrdma_abi.h"
@@ -92,11 +93,11 @@ public:
     void bring_up();
     void reset();  // as the hypervisor does it
     // Migration: what the stopped device is saved as; makes it what a state says,
-    // false where that is refused.
+    // the message where that is refused, else empty.
     void stop();
     void start();
     std::vector<uint8_t> save();
-    bool load(std::span<const uint8_t> state);
+    std::string load(std::span<const uint8_t> state);
     void unplug(); // ends the device; nothing but the machine's end may follow
     void write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size = 4);
     uint64_t read_bar(unsigned bar, uint64_t offset, unsigned size = 4);

@@ -216,6 +216,22 @@ TEST_P(EngineStop, a_message_half_received_is_received_to_its_end)
     EXPECT_TRUE(same(a_buffer, b_buffer, 600'000));
 }
 
+TEST_P(EngineStop, an_error_in_the_middle_of_a_message_ends_it)
+{
+    connect_up();
+    b.recv_queues[qb.id].push_back(recv_request(77, b_buffer, 1'000'000, kb.lkey));
+    post(send_request(IBV_WR_SEND, 1, a_buffer, 600'000, ka.lkey));
+    network.settle(3000);
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_ERR;
+    ASSERT_EQ(b.engine.modify_qp(qb.id, attr, IBV_QP_STATE, {}), 0);
+    auto received = b.take_completions();
+    ASSERT_EQ(received.size(), 1u);
+    EXPECT_EQ(received[0].wc.status, IBV_WC_WR_FLUSH_ERR);
+    network.stop(b);
+    go_on(b);
+}
+
 TEST_P(EngineStop, both_ends_may_stop_at_once)
 {
     connect_up();
