@@ -41,10 +41,10 @@ def fabric(request, tmp_path_factory, image, payload):
 @pytest.fixture(autouse=True)
 def healthy_kernels(request):
     """Fails a test during which a guest's kernel complained or QEMU ended."""
+    # Asked for first, so that it is still there afterwards.
+    fabric = request.getfixturevalue("fabric") if "fabric" in request.fixturenames else None
     yield
-    if "fabric" not in request.fixturenames:
-        return
-    for node in request.getfixturevalue("fabric").nodes:
+    for node in fabric.nodes if fabric else ():
         trouble = node.guest.kernel_trouble()
         reported = getattr(node.guest, "reported", 0)
         node.guest.reported = len(trouble)

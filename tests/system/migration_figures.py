@@ -14,13 +14,15 @@ import re
 import statistics
 import struct
 
-from verifying import Stream
+from verifying import Scale, Stream
 from vm.fabric import Fabric
 from vm.switch import Switch
 
 MIGRATIONS = 5
 STREAMS = ["--qps 1 --depth 16 --max-size 4096", "--qps 100 --depth 8 --max-size 4096",
            "--qps 1000 --depth 2 --max-size 1024"]
+CONNECTIONS = 10000
+RAM = "2G"
 SHARE = re.compile(r"vmstate_downtime_(save|load) type=\S+ idstr=\S+/pvrdma instance_id=0 downtime=(\d+)")
 HEADER = ("guest", "QEMU's downtime, ms", "saving, ms", "loading, ms", "gap at the peer, ms",
           "first sent, ms", "first answer, ms")
@@ -31,11 +33,11 @@ def pair(kinds, tmp_path_factory, image, payload):
     """Two guests, of which the first can migrate."""
     directory = tmp_path_factory.mktemp("figures")
     switch = Switch(os.environ["RDMA_SWITCH"], directory, 3)
-    fabric = Fabric(kinds, directory, image, payload=payload,
+    fabric = Fabric(kinds, directory, image, payload=payload, memory=RAM,
                     each=[{"netdev": switch.netdev(0), "spare": switch.netdev(1)},
                           {"netdev": switch.netdev(2)}])
     try:
-        yield fabric.nodes
+        yield fabric
     finally:
         fabric.stop()
         switch.stop()
@@ -98,7 +100,8 @@ def measure(name, node, stream=None):
 
 def test_figures(tmp_path_factory, image, payload):
     rows = [HEADER]
-    with pair(("pvrdma", "pvrdma"), tmp_path_factory, image, payload) as nodes:
+    with pair(("pvrdma", "pvrdma"), tmp_path_factory, image, payload) as fabric:
+        nodes = fabric.nodes
         for options in STREAMS:
             stream = Stream(*nodes, options)
             rows.append(measure(f"busy, {options}", nodes[0], stream))
@@ -109,8 +112,13 @@ def test_figures(tmp_path_factory, image, payload):
                 node.guest.check("kill -CONT $(pidof rdma-verify)")
             stream.end()
         rows.append(measure("no QPs", nodes[0]))
-    with pair(("vmxnet3", "pvrdma"), tmp_path_factory, image, payload) as nodes:
-        rows.append(measure("without the device", nodes[0]))
+        many = Scale(fabric, f"--connections {CONNECTIONS}")
+        many.wait_held("holding")
+        rows.append(measure(f"idle, {CONNECTIONS} QPs", nodes[0]))
+        many.go_on()
+        many.end()
+    with pair(("vmxnet3", "pvrdma"), tmp_path_factory, image, payload) as fabric:
+        rows.append(measure("without the device", fabric.nodes[0]))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     rows.insert(1, tuple("-" * width for width in widths))
     print()

@@ -34,7 +34,7 @@ MODES = [
 CONNECTION_MANAGER_MODES = [
     "ib_write_bw -R -s 65536 -n 200", "ib_read_bw -R -s 65536 -n 200",
     "ib_send_bw -R -s 65536 -n 200", "ib_write_bw -R -q 16 -s 4096 -n 200",
-    "ib_send_bw -R -c UD -s 1024 -n 200",
+    "ib_send_bw -R -c UD -s 1024 -n 200", "ib_send_lat -R -n 200",
 ]
 
 
@@ -63,7 +63,7 @@ def test_connected_by_connection_manager(fabric, test):
 
 
 @pytest.mark.parametrize("program", [
-    "ibv_rc_pingpong -c -e", "ibv_ud_pingpong -e -s 1024", "ibv_srq_pingpong -c",
+    "ibv_rc_pingpong -c -e", "ibv_ud_pingpong -e -s 1024", "ibv_srq_pingpong -c", "ibv_srq_pingpong -e",
 ])
 def test_pingpong_mode(fabric, program):
     server, client, address, server_gid, client_gid = both(fabric)
@@ -87,6 +87,36 @@ def test_transport_the_driver_has_not(fabric, program, message):
     for node in fabric.nodes:
         result = node.guest.run(f"{program} -d {node.device} -g {node.gid_index(node.ipv4)}")
         assert result.status == 1 and message in result.output, result.output
+
+
+def test_multicast_the_driver_has_not(fabric):
+    """libvmw_pvrdma cannot attach a QP to a group."""
+    node = fabric.nodes[0]
+    result = node.guest.run(f"mckey -m 239.1.1.1 -b {node.ipv4} -C 1")
+    assert "event: RDMA_CM_EVENT_MULTICAST_ERROR" in result.output, result.output
+
+
+def test_rping_serves_one_after_another(fabric):
+    server, client = fabric.nodes
+    serving = server.guest.start(f"rping -s -P -a {server.ipv4}")
+    wait_cm_listener(server)
+    for _ in range(3):
+        client.guest.check(f"rping -c -a {server.ipv4} -V -C 50")
+    serving.kill()
+
+
+@pytest.mark.parametrize("options", ["", "-T b", "-T n"], ids=["any", "blocking", "nonblocking"])
+@pytest.mark.parametrize("program", ["rstream", "riostream"])
+def test_rsocket_stream(fabric, program, options):
+    """Each checks what it receives.
+
+    Without -T a: rstream's server then takes the client's end for an error, between two rxe guests, too.
+    """
+    server, client = fabric.nodes
+    command = f"{program} -T v {options} -I 10 -C 10 -S 65536"
+    serving = server.guest.start(command)
+    wait_cm_listener(server)
+    expect_success((client.guest.run(f"{command} -s {server.ipv4}", timeout=180), serving.wait(180)))
 
 
 def test_rcopy(fabric):

@@ -83,3 +83,34 @@ class Stream:
 def reports(output):
     """(messages on the QP with the fewest, longest gap, longest gap since the last report) each time."""
     return [(int(least), float(longest), float(gap)) for least, longest, gap in REPORT.findall(output)]
+
+
+class Scale:
+    """`rdma-verify scale` between the fabric's two nodes, which waits for go_on() between its steps."""
+
+    TIMEOUT = 900
+
+    def __init__(self, fabric, options):
+        server, client, address, server_gid, client_gid = both(fabric)
+        self.guests = [server.guest, client.guest]
+        for guest in self.guests:
+            guest.check("rm -f /tmp/hold && mkfifo /tmp/hold")
+        command = f"{PROGRAM} scale {options} --hold /tmp/hold"
+        self._processes = [server.guest.start(f"{command} -d {server.device} -g {server_gid}")]
+        server.guest.wait_listening(PORT)
+        self._processes.append(
+            client.guest.start(f"{command} -d {client.device} -g {client_gid} {address}"))
+
+    def wait_held(self, pattern):
+        """Until both say so, which match pattern."""
+        for process in self._processes:
+            process.wait_output(pattern, self.TIMEOUT)
+
+    def go_on(self):
+        for guest in self.guests:
+            guest.check(": > /tmp/hold")
+
+    def end(self):
+        """What the client has printed in the end."""
+        expect_success([process.wait(self.TIMEOUT) for process in self._processes])
+        return self._processes[1].output
