@@ -371,7 +371,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
 void Requester::restart_timer(QueuePair& qp)
 {
     int64_t timeout = ack_timeout_ns(qp.attr.timeout);
-    bool idle = qp.req.una_psn == qp.req.max_psn;
+    bool idle = unacknowledged(qp.req) == 0;
     _ctx.set_timer(qp, idle || timeout == no_deadline ? no_deadline : _ctx.now + timeout);
 }
 
@@ -474,7 +474,7 @@ void Requester::go_back(QueuePair& qp)
     qp.req.recovering = true;
     position_cursor(qp);
     _ctx.schedule(qp);
-    restart_timer(qp);
+    restart_timer(qp); // that is, none before the next packet
 }
 
 // One retry less (9.7.6.1.3 and 9.7.5.2.8). False: there was none left, and the QP

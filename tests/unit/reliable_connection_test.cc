@@ -3,6 +3,8 @@
 // RC queue pairs, wire event by wire event, in virtual time.
 #include "engine_harness.h"
 
+#include <utility>
+
 namespace rdma::test {
 namespace {
 
@@ -222,6 +224,25 @@ TEST_F(ReliableConnection, retries_run_out_when_nobody_answers)
     EXPECT_EQ(only_status(a), IBV_WC_RETRY_EXC_ERR);
     EXPECT_EQ(a.stats.timeouts, 4u);
     EXPECT_GE(network.now, 4 * ack_timeout_ns(8));
+}
+
+// A host that is too busy, or a full network: what has not been sent again has not
+// been lost again.
+TEST_F(ReliableConnection, retries_are_not_spent_while_there_is_no_turn_to_send)
+{
+    Connection c;
+    c.retry_cnt = 1;
+    connect_up(c);
+    bool lost = false;
+    network.filter = [&](Node&, std::vector<uint8_t>&) { return std::exchange(lost, true); };
+    post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 100, ka.lkey, b_buffer, kb.rkey));
+    for (int i = 1; i <= 10; ++i) {
+        a.engine.advance(i * ack_timeout_ns(8)); // without run()
+    }
+    network.now = 10 * ack_timeout_ns(8);
+    ASSERT_TRUE(network.settle());
+    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.stats.timeouts, 1u);
 }
 
 TEST_F(ReliableConnection, after_an_error_the_rest_is_flushed_in_order)
