@@ -100,7 +100,8 @@ def iser(server, client):
     portal = f"{group}/np/{server.ipv4}:{ISCSI_PORT}"
     target = steps(
         server.guest,
-        [MOUNT_CONFIG, "modprobe -a iscsi_target_mod target_core_iblock ib_isert",
+        [MOUNT_CONFIG, "mkdir -p /etc/target",
+         "modprobe -a iscsi_target_mod target_core_iblock ib_isert",
          f"mkdir -p {store}", f"echo udev_path={RAM_DISK} >{store}/control",
          f"echo 1 >{store}/enable", f"mkdir -p {tree}/iscsi", f"mkdir -p {group}",
          f"mkdir -p {group}/lun/lun_0", f"ln -s {store} {group}/lun/lun_0/disk",
