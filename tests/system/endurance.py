@@ -64,7 +64,7 @@ def rping(fabric):
 
 def write_bandwidth(fabric):
     server, client, address, server_gid, client_gid = both(fabric)
-    command = "ib_write_bw -F -q 8 -s 65536 -n 200 -p 18605"
+    command = "ib_write_bw -F -q 8 -s 65536 -n 200 -p 18605 -u 17"  # 0.5 s, as rdma-verify has it
     expect_success(run_pair(
         server, client, f"{command} -d {server.device} -x {server_gid}",
         f"{command} -d {client.device} -x {client_gid} {address}", 18605, 600))
