@@ -5,8 +5,8 @@
 
 prints a table for docs/migration.md. Each line is the median of MIGRATIONS migrations of a guest back
 and forth; "saving" and "loading" are the device's share of the downtime as QEMU traces it. "first sent" and
-"first answer" are when the first RoCEv2 frame goes out and the next one comes in, after the destination's
-RESUME event, as a capture there has it.
+"first answer" are when the guest's first RoCEv2 frame comes to the switch and when the next one for it does, after
+the destination's RESUME event.
 """
 import contextlib
 import os
@@ -37,6 +37,7 @@ def pair(kinds, tmp_path_factory, image, payload):
                     each=[{"netdev": switch.netdev(0), "spare": switch.netdev(1)},
                           {"netdev": switch.netdev(2)}])
     try:
+        fabric.switch = switch
         yield fabric
     finally:
         fabric.stop()
@@ -71,17 +72,18 @@ def first_frames(capture, node, started):
     raise AssertionError("no traffic in the capture after the start")
 
 
-def measure(name, node, stream=None):
-    """Migrates a node; returns a line of the table."""
+def measure(name, fabric, stream=None):
+    """Migrates the first node; returns a line of the table."""
+    node = fabric.nodes[0]
     downtimes, gaps, shares, firsts = [], [], {"save": [], "load": []}, []
-    capture = node.guest.directory / "resumed.pcap"
-    dump = ["-object", f"filter-dump,id=resumed,netdev=n0,file={capture},maxlen=64"]
+    capture = node.guest.directory / "migration.pcap"
     for _ in range(MIGRATIONS):
-        migration = node.migration(extra=dump if stream else ())
+        migration = node.migration()
         log_size = len(node.guest.qemu_log.read_text(errors="replace"))
         trace(migration.source.qmp)
         trace(migration.destination.qmp)
         reports = stream.num_reports() if stream else None
+        fabric.switch.capture(capture if stream else "")
         downtimes.append(migration.run()["downtime"])
         log = node.guest.qemu_log.read_text(errors="replace")[log_size:]
         for direction, microseconds in SHARE.findall(log):
@@ -89,7 +91,7 @@ def measure(name, node, stream=None):
         if stream:
             stream.expect_progress()
             gaps.append(stream.longest_gaps(reports)[1])
-            node.guest.qmp.command("object-del", id="resumed")
+            fabric.switch.capture()
             started = migration.resumed["timestamp"]
             firsts.append(first_frames(capture, node, started["seconds"] * 1000000 + started["microseconds"]))
     return (name, f"{statistics.median(downtimes):.0f}",
@@ -104,21 +106,21 @@ def test_figures(tmp_path_factory, image, payload):
         nodes = fabric.nodes
         for options in STREAMS:
             stream = Stream(*nodes, options)
-            rows.append(measure(f"busy, {options}", nodes[0], stream))
+            rows.append(measure(f"busy, {options}", fabric, stream))
             for node in nodes:
                 node.guest.check("kill -STOP $(pidof rdma-verify)")
-            rows.append(measure(f"idle, {options}", nodes[0]))
+            rows.append(measure(f"idle, {options}", fabric))
             for node in nodes:
                 node.guest.check("kill -CONT $(pidof rdma-verify)")
             stream.end()
-        rows.append(measure("no QPs", nodes[0]))
+        rows.append(measure("no QPs", fabric))
         many = Scale(fabric, f"--connections {CONNECTIONS}")
         many.wait_held("holding")
-        rows.append(measure(f"idle, {CONNECTIONS} QPs", nodes[0]))
+        rows.append(measure(f"idle, {CONNECTIONS} QPs", fabric))
         many.go_on()
         many.end()
     with pair(("vmxnet3", "pvrdma"), tmp_path_factory, image, payload) as fabric:
-        rows.append(measure("without the device", fabric.nodes[0]))
+        rows.append(measure("without the device", fabric))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     rows.insert(1, tuple("-" * width for width in widths))
     print()

@@ -2,7 +2,9 @@
 """The switch that other tests put between guests."""
 import os
 import socket
+import struct
 import threading
+import time
 
 import pytest
 
@@ -120,3 +122,21 @@ def test_a_fault_befalls_as_many_frames_as_told(switch, plugs, fault, counter):
     else:
         differing = [data for data, original in zip(received, sent) if data != original]
         assert len(received) == len(sent) and len(differing) == stats["corrupted"]
+
+
+def test_captures_what_comes(switch, plugs, tmp_path):
+    path = tmp_path / "frames.pcap"
+    switch.capture(path)
+    sent = frame(mac(2), mac(1), b"y" * 200)
+    before = time.time()
+    plugs[0].send(sent)
+    assert plugs[1].receive() == sent
+    after = time.time()
+    switch.capture()
+    plugs[0].send(sent)
+    assert plugs[1].receive() == sent
+    data = path.read_bytes()
+    seconds, microseconds, captured, size = struct.unpack_from("<IIII", data, 24)
+    assert data[:4] == bytes.fromhex("d4c3b2a1")
+    assert int(before * 1e6) <= seconds * 1000000 + microseconds <= after * 1e6
+    assert size == len(sent) and data[40:] == sent[:captured]

@@ -19,6 +19,7 @@ namespace {
 constexpr size_t max_frame = 65536 + 64;
 constexpr size_t ethernet_header = 14;
 constexpr size_t max_learnt = 1024;
+constexpr uint32_t max_captured = 96; // bytes of a frame
 // Frames taken from a port before it is another's turn.
 constexpr int batch = 32;
 constexpr uint64_t max_delay_ns = 2'000'000;
@@ -163,10 +164,38 @@ bool Switch::happens(double chance)
     return chance > 0 && std::uniform_real_distribution<>(0, 1)(_random) < chance;
 }
 
+bool Switch::capture(const std::string& file)
+{
+    _capture.close();
+    if (file.empty()) {
+        return true;
+    }
+    constexpr uint32_t ethernet = 1; // LINKTYPE_ETHERNET
+    constexpr std::array<uint32_t, 6> header{0xa1b2c3d4, 4 << 16 | 2, 0, 0, max_captured, ethernet};
+    _capture.open(file, std::ios::binary);
+    _capture.write(reinterpret_cast<const char*>(header.data()), sizeof(header));
+    return _capture.good();
+}
+
+void Switch::record(const Frame& frame)
+{
+    using namespace std::chrono;
+    auto time = system_clock::now().time_since_epoch() / microseconds(1);
+    size_t size = std::min<size_t>(frame.size(), max_captured);
+    std::array<uint32_t, 4> header{static_cast<uint32_t>(time / 1'000'000),
+                                   static_cast<uint32_t>(time % 1'000'000),
+                                   static_cast<uint32_t>(size), static_cast<uint32_t>(frame.size())};
+    _capture.write(reinterpret_cast<const char*>(header.data()), sizeof(header));
+    _capture.write(reinterpret_cast<const char*>(frame.data()), static_cast<std::streamsize>(size));
+}
+
 void Switch::forward(size_t from, Frame& frame)
 {
     if (frame.size() < ethernet_header) {
         return;
+    }
+    if (_capture.is_open()) {
+        record(frame);
     }
     Mac source = mac_at(frame, 6);
     if (!is_group(source) && (_learnt.contains(source) || _learnt.size() < max_learnt)) {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <random>
@@ -81,6 +82,9 @@ public:
     }
     void set_faults(const Faults& faults) { _faults = faults; }
     const Counters& counters() const { return _counters; }
+    // The beginning of every frame that comes, from now on, with the time of day
+    // (pcap). Empty: no more. False: the file cannot be written.
+    bool capture(const std::string& file);
 
     // Carries frames until there is something to read from the descriptor.
     void run_until_readable(int descriptor);
@@ -91,6 +95,7 @@ private:
         Frame frame;
     };
 
+    void record(const Frame& frame);
     void forward(size_t from, Frame& frame);
     void deliver(size_t port, const Frame& frame);
     bool happens(double chance);
@@ -99,6 +104,7 @@ private:
     std::mt19937_64 _random;
     Faults _faults;
     Counters _counters;
+    std::ofstream _capture;
     std::vector<std::unique_ptr<Port>> _ports;
     std::map<Mac, size_t> _learnt; // port of each address
     std::multimap<int64_t, Held> _held; // by the time they go on

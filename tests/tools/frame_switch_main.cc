@@ -6,6 +6,7 @@
 // stdin the switch ends.
 //   faults LOSE REPEAT REORDER CORRUPT    chances from 0 to 1; answer: ok
 //   stats                                 answer: the counters, as JSON
+//   capture [FILE]                        what comes from now on, or no more; answer: ok
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -31,6 +32,11 @@ std::string answer(Switch& network, const std::string& line)
                            "\"unplugged\": {}}}",
                            c.received, c.sent, c.lost, c.repeated, c.reordered, c.corrupted,
                            c.congested, c.unplugged);
+    }
+    if (command == "capture") {
+        std::string file;
+        words >> file;
+        return network.capture(file) ? "ok" : "what?";
     }
     Faults faults;
     if (command == "faults" &&

@@ -33,6 +33,10 @@ class Switch:
         """From now on, each with this chance from 0 to 1."""
         self._ask(f"faults {lose} {repeat} {reorder} {corrupt}")
 
+    def capture(self, path=""):
+        """The beginnings of all frames from now on, with the time of day (pcap); no more without a path."""
+        self._ask(f"capture {path}")
+
     def stats(self):
         return json.loads(self._ask("stats"))
 
