@@ -28,6 +28,7 @@ public:
     void release(uint32_t index) { --_entries[index].users; }
     // The host's GID table has changed: no handle is used for anything new.
     void forget();
+    void clear() { _entries.clear(); }
 
 private:
     using Clock = std::chrono::steady_clock;

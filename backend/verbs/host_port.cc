@@ -170,7 +170,7 @@ void HostPort::choose_paging(const RdmaHostPortConfig& config)
 std::optional<ibv_port_attr> HostPort::query() const
 {
     ibv_port_attr attr{};
-    if (ibv_query_port(context(), _number, &attr) != 0) {
+    if (!_context || ibv_query_port(context(), _number, &attr) != 0) {
         return std::nullopt;
     }
     return attr;
@@ -178,6 +178,9 @@ std::optional<ibv_port_attr> HostPort::query() const
 
 std::vector<ibv_gid_entry> HostPort::gid_table() const
 {
+    if (!_context) {
+        return {};
+    }
     std::vector<ibv_gid_entry> table(max_gids);
     ssize_t count = ibv_query_gid_table(context(), table.data(), table.size(), 0);
     table.resize(count > 0 ? static_cast<size_t>(count) : 0);

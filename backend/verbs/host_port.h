@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A port of one of the host's RDMA devices, opened by name.
+// A port of one of the host's RDMA devices, opened by name. Once the device is gone
+// and closed, it has no context, attributes of the port or GIDs.
 #pragma once
 
 #include <infiniband/verbs.h>
@@ -21,6 +22,9 @@ class HostPort {
 public:
     // Throws std::runtime_error with what is wrong and what there is instead.
     explicit HostPort(const RdmaHostPortConfig& config);
+
+    // Closes the device, of which no object may be left.
+    void close() { _context.reset(); }
 
     ibv_context* context() const { return _context.get(); }
     const std::string& device_name() const { return _device; }

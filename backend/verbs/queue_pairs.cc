@@ -33,7 +33,7 @@ int VerbsBackend::create_host_qp(const QpInit& init, Qp& qp)
                 init.use_srq ? 0 : std::max(init.cap.max_recv_sge, 1u), 0};
     host.qp_type = init.type;
     qp.host.reset(ibv_create_qp(_pds.find(init.pd)->host.get(), &host));
-    return qp.host ? 0 : errno;
+    return qp.host ? 0 : host_error(errno);
 }
 
 // The QP's requests need room in its CQs, those of an SRQ once for each CQ.
@@ -87,6 +87,9 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
         (init.use_srq && !_srqs.find(init.srq))) {
         return std::unexpected(ENOENT);
     }
+    if (_dead) {
+        return std::unexpected(EIO);
+    }
     if (check_init(init, _limits) != 0) {
         return std::unexpected(EINVAL);
     }
@@ -129,6 +132,9 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
 // completions are dropped, as they are from the guest's CQ.
 void VerbsBackend::drain_cqs(Qp& qp)
 {
+    if (_dead) {
+        return;
+    }
     _drained = &qp;
     for (uint32_t id : {qp.init.send_cq, qp.init.recv_cq}) {
         Cq& cq = *_cqs.find(id);
@@ -151,8 +157,7 @@ int VerbsBackend::destroy_qp(uint32_t id)
         std::erase(_touched, id);
         _gsi.reset();
     } else {
-        _id_by_host_qpn.erase(qp->host->qp_num);
-        uint32_t host_qpn = qp->host->qp_num;
+        uint32_t host_qpn = qp->qpn;
         qp->host.reset();
         _id_by_host_qpn[host_qpn] = id; // for what its SRQ has completed
         drain_cqs(*qp);
@@ -186,7 +191,7 @@ void VerbsBackend::forget_requests(Qp& qp)
 
 void VerbsBackend::enter_reset(Qp& qp)
 {
-    if (qp.host) {
+    if (!qp.init.gsi) {
         drain_cqs(qp);
     }
     forget_requests(qp);
@@ -245,6 +250,9 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
         return EINVAL;
     }
     ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
+    if (_dead && to != IBV_QPS_RESET && to != IBV_QPS_ERR) {
+        return EIO;
+    }
     auto port = host_port();
     if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
         check_attributes(attr, mask, _limits, port->active_mtu) != 0) {
@@ -261,8 +269,8 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
         int host_mask = (mask & ~(IBV_QP_CUR_STATE | IBV_QP_PATH_MIG_STATE)) | IBV_QP_STATE;
         host.qp_state = to;
         int error = ibv_modify_qp(qp->host.get(), &host, host_mask);
-        if (error != 0 && !(_dead && (to == IBV_QPS_ERR || to == IBV_QPS_RESET))) {
-            return error < 0 ? -error : error;
+        if (error != 0) {
+            return host_error(error);
         }
     }
     if (to == IBV_QPS_RESET) {
@@ -305,7 +313,7 @@ int VerbsBackend::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     int error =
         ibv_query_qp(qp->host.get(), &host, IBV_QP_STATE | IBV_QP_SQ_PSN | IBV_QP_RQ_PSN, &init);
     if (error != 0) {
-        return _dead ? 0 : error;
+        return host_error(error);
     }
     attr.sq_psn = host.sq_psn;
     attr.rq_psn = host.rq_psn;

@@ -174,7 +174,7 @@ void VerbsBackend::pump_recvs(Qp& qp)
 
 void VerbsBackend::pump_srq(Srq& srq)
 {
-    while (!srq.failed) {
+    while (!srq.failed && !_dead) {
         unsigned count = 0;
         bool more = true;
         while (count < batch_size && !srq.slots.full()) {
@@ -237,11 +237,11 @@ void VerbsBackend::finish_held(Qp& qp)
 void VerbsBackend::fail_queue(Qp& qp, bool send)
 {
     qp.send_failed = true;
-    if (send && qp.init.type != IBV_QPT_RC) {
-        qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
-        return;
-    }
     if (qp.state != IBV_QPS_ERR) {
+        if (send && qp.init.type != IBV_QPT_RC) {
+            qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
+            return;
+        }
         ibv_qp_attr attr{};
         attr.qp_state = IBV_QPS_ERR;
         ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
@@ -273,7 +273,7 @@ void VerbsBackend::flush(Qp& qp)
 
 void VerbsBackend::pump(Qp& qp)
 {
-    if (!qp.host) {
+    if (qp.init.gsi) {
         pump_gsi(qp);
         return;
     }

@@ -4,8 +4,8 @@
 // one of the host's. The GSI QP is not: its datagrams pass through umad.
 //
 // Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
-// requests to the host's queues; completions.cc completions and events from the
-// host; gsi.cc the GSI QP.
+// requests to the host's queues; completions.cc completions from the host;
+// host_events.cc its asynchronous events and its end; gsi.cc the GSI QP.
 //
 // Numbers and keys: a QPN and the keys of an MR are the host's at the time they are
 // made, so that peers can use them; ids are ours.
@@ -14,6 +14,9 @@
 // which are done, and what is left when one fails. A host CQ has room for all that
 // the queues on it can hold, so it cannot overflow; where the guest's own CQ is
 // smaller and full, the device says so as with any backend.
+//
+// When the host's device is gone the guest is told by IBV_EVENT_DEVICE_FATAL, its
+// requests are flushed, and its objects can be destroyed; all else fails with EIO.
 #pragma once
 
 #include <functional>
@@ -31,6 +34,7 @@
 #include "host_port.h"
 #include "mad_port.h"
 #include "memory_mapping.h"
+#include "removal_watch.h"
 #include "slot_table.h"
 #include "statistics.h"
 
@@ -154,7 +158,7 @@ private:
         QpInit init;
         uint32_t id = 0;
         uint32_t qpn = 0;
-        HostQp host; // null: the GSI QP
+        HostQp host; // none: the GSI QP
         ibv_qp_state state = IBV_QPS_RESET;
         ibv_qp_attr attr{}; // as the guest has set them
         Mac dmac{};
@@ -235,12 +239,16 @@ private:
     void settle();
     void touch(Qp& qp);
     bool take_cq_event();
-    bool take_async_event();
-    void tell(const ibv_async_event& event);
-    void fail_device();
-    void flush_host_requests(Qp& qp);
     void kick();
     void watch(int operation);
+
+    // host_events.cc
+    bool take_async_event();
+    void tell(const ibv_async_event& event);
+    int host_error(int error);
+    void fail_device();
+    void close_host();
+    void flush_host_requests(Qp& qp);
 
     std::shared_ptr<HostPort> _port;
     const Limits _limits;
@@ -253,7 +261,9 @@ private:
     int _epoll = -1;
     int _kick = -1; // an eventfd: there is more to do
     bool _stopped = false;
-    bool _dead = false; // the host's device is gone
+    RemovalWatch _removal;
+    bool _failing = false; // the host's device is gone: fail_device() is due
+    bool _dead = false;    // it is gone and closed
 
     std::unique_ptr<MadPort> _mads; // while there is a GSI QP
     GidMap _gids;

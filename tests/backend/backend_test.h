@@ -100,6 +100,21 @@ inline ibv_qp_state state_of(BackendEnd& end, uint32_t qp)
     return attr.qp_state;
 }
 
+// A datagram to an end.
+inline SendRequest datagram(const BackendEnd& to, uint32_t qpn, uint32_t qkey, uint64_t address,
+                            uint32_t length, uint32_t lkey)
+{
+    SendRequest request = send_request(IBV_WR_SEND, 1, address, length, lkey);
+    request.wr.wr.ud.remote_qpn = qpn;
+    request.wr.wr.ud.remote_qkey = qkey;
+    request.av.attr.is_global = 1;
+    request.av.attr.port_num = 1;
+    request.av.attr.grh.dgid = to.gid;
+    request.av.attr.grh.hop_limit = 64;
+    request.av.dmac = to.mac;
+    return request;
+}
+
 // Names the kind in a test's name.
 inline std::string name_of(const testing::TestParamInfo<BackendKind>& info)
 {
