@@ -75,6 +75,10 @@ void VerbsBackend::handle_events()
     }
     eventfd_t ignored;
     eventfd_read(_kick, &ignored);
+    if (_resolver->take_news()) {
+        wake_waiting();
+        finish_changes();
+    }
     for (uint32_t id : std::exchange(_waiting_cqs, {})) {
         Cq& cq = *_cqs.find(id);
         cq.waiting = false;
@@ -172,9 +176,7 @@ void VerbsBackend::take_send(Qp& qp, uint32_t slot, const ibv_wc& wc)
     if (!qp.sends.take(slot, posted)) {
         return;
     }
-    if (posted.has_address) {
-        _pds.find(qp.init.pd)->addresses.release(posted.address);
-    }
+    release_address(qp, posted);
     if (&qp == _drained) {
         return;
     }

@@ -65,6 +65,7 @@ void VerbsBackend::tell(const ibv_async_event& event)
     case IBV_EVENT_GID_CHANGE:
         _gids.forget_indices();
         _pds.for_each([](uint32_t, Pd& pd) { pd.addresses.forget(); });
+        wake_waiting();
         break;
     case IBV_EVENT_PORT_ACTIVE:
     case IBV_EVENT_PORT_ERR:
@@ -113,6 +114,7 @@ void VerbsBackend::fail_device()
         }
     });
     close_host();
+    finish_changes();
 }
 
 // In the order of use. The kernel may wait for it before the device can go.
@@ -141,11 +143,8 @@ void VerbsBackend::close_host()
 // What the host was given and will not complete any more.
 void VerbsBackend::flush_host_requests(Qp& qp)
 {
-    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
     for (const PostedSend& posted : qp.sends.take_all()) {
-        if (posted.has_address) {
-            addresses.release(posted.address);
-        }
+        release_address(qp, posted);
         complete_without_host(qp, true, {posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
     }
     for (uint64_t wr_id : qp.recvs.take_all()) {

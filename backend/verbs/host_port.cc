@@ -104,7 +104,7 @@ bool has_full_paging(const ibv_odp_caps& caps, bool atomics)
 } // namespace
 
 HostPort::HostPort(const RdmaHostPortConfig& config)
-    : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev)),
+    : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
       _adds_addresses(config.add_addresses)
 {
     if (int error = ibv_query_device(context(), &_attributes)) {

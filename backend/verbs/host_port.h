@@ -26,6 +26,7 @@ public:
     // Closes the device, of which no object may be left.
     void close() { _context.reset(); }
 
+    const HostContext& shared_context() const { return _context; }
     ibv_context* context() const { return _context.get(); }
     const std::string& device_name() const { return _device; }
     uint8_t number() const { return _number; }
@@ -49,7 +50,7 @@ private:
     void choose_paging(const RdmaHostPortConfig& config);
 
     std::string _device;
-    HostObject<ibv_context, ibv_close_device> _context;
+    HostContext _context;
     ibv_device_attr _attributes{};
     uint8_t _number = 0;
     bool _on_demand_paging = false;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -164,6 +165,7 @@ int VerbsBackend::destroy_qp(uint32_t id)
         _id_by_host_qpn.erase(host_qpn);
         forget_requests(*qp);
         std::erase(_touched, id);
+        std::erase(_changing, id);
         release_cqs(init);
         _qps.erase(id);
     }
@@ -174,14 +176,11 @@ int VerbsBackend::destroy_qp(uint32_t id)
 
 void VerbsBackend::forget_requests(Qp& qp)
 {
-    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
-    for (uint32_t slot = 0; slot < qp.sends.depth(); ++slot) {
-        PostedSend posted;
-        if (qp.sends.take(slot, posted) && posted.has_address) {
-            addresses.release(posted.address);
-        }
+    for (const PostedSend& posted : qp.sends.take_all()) {
+        release_address(qp, posted);
     }
-    qp.sends.clear();
+    qp.deferred_send.reset();
+    stop_waiting(qp);
     qp.recvs.clear();
     qp.held_send.reset();
     qp.held_recv.reset();
@@ -236,6 +235,20 @@ int VerbsBackend::to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host)
     return 0;
 }
 
+int VerbsBackend::check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const
+{
+    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp.state) {
+        return EINVAL;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp.state;
+    if (_dead && to != IBV_QPS_RESET && to != IBV_QPS_ERR) {
+        return EIO;
+    }
+    bool fits = check_transition(qp.init.type, qp.init.gsi, qp.state, to, mask) == 0 &&
+                check_attributes(attr, mask, _limits, host_port()->active_mtu) == 0;
+    return fits ? 0 : EINVAL;
+}
+
 int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac& dmac)
 {
     Qp* qp = find_qp(id);
@@ -246,21 +259,54 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
     if (!_stopped) {
         handle_events();
     }
-    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp->state) {
-        return EINVAL;
+    std::erase(_changing, id);
+    qp->change.reset();
+    if (!qp->host || !(mask & IBV_QP_AV)) {
+        return change_qp(*qp, attr, mask, dmac);
     }
-    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
-    if (_dead && to != IBV_QPS_RESET && to != IBV_QPS_ERR) {
-        return EIO;
+    ibv_qp_attr host;
+    int error = check_change(*qp, attr, mask);
+    if (error == 0) {
+        error = to_host(attr, mask, host);
     }
-    auto port = host_port();
-    if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
-        check_attributes(attr, mask, _limits, port->active_mtu) != 0) {
-        return EINVAL;
+    if (error != 0) {
+        return error;
     }
+    // The host looks the address up again in changing its QP: it knows it then.
+    qp->change = {attr, mask, dmac, _pds.find(qp->init.pd)->addresses.look_up(host.ah_attr)};
+    _changing.push_back(id);
+    return EINPROGRESS;
+}
+
+void VerbsBackend::finish_changes()
+{
+    for (uint32_t id : std::exchange(_changing, {})) {
+        Qp& qp = *_qps.find(id);
+        if (!_dead && !qp.change->address->is_done()) {
+            _changing.push_back(id);
+            continue;
+        }
+        Change change = *std::exchange(qp.change, std::nullopt);
+        int error = EIO;
+        if (!_dead) {
+            auto& address = change.address->result();
+            error = address ? change_qp(qp, change.attr, change.mask, change.dmac)
+                            : host_error(address.error());
+        }
+        _client->modified(id, error);
+    }
+}
+
+// 0 or a positive errno value.
+int VerbsBackend::change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac)
+{
+    if (int error = check_change(qp, attr, mask)) {
+        return error;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp.state;
     // Linux's table of transitions does not have this one; there is nothing to flush.
-    bool is_ours = qp->state == IBV_QPS_RESET && to == IBV_QPS_ERR;
-    if (qp->host && !is_ours) {
+    bool is_ours = qp.state == IBV_QPS_RESET && to == IBV_QPS_ERR;
+    if (qp.host && !is_ours) {
         ibv_qp_attr host;
         if (int error = to_host(attr, mask, host)) {
             return error;
@@ -268,26 +314,26 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
         // The host may not have heard of an error as we have, or the other way round.
         int host_mask = (mask & ~(IBV_QP_CUR_STATE | IBV_QP_PATH_MIG_STATE)) | IBV_QP_STATE;
         host.qp_state = to;
-        int error = ibv_modify_qp(qp->host.get(), &host, host_mask);
+        int error = ibv_modify_qp(qp.host.get(), &host, host_mask);
         if (error != 0) {
             return host_error(error);
         }
     }
     if (to == IBV_QPS_RESET) {
-        enter_reset(*qp);
-        qp->state = to;
+        enter_reset(qp);
+        qp.state = to;
     } else if (to == IBV_QPS_ERR) {
-        enter_error(*qp);
+        enter_error(qp);
     } else {
-        merge_attributes(qp->attr, attr, mask);
+        merge_attributes(qp.attr, attr, mask);
         if (mask & IBV_QP_AV) {
-            qp->dmac = dmac;
+            qp.dmac = dmac;
         }
-        if (qp->state == IBV_QPS_SQE) {
-            qp->send_failed = false;
+        if (qp.state == IBV_QPS_SQE) {
+            qp.send_failed = false;
         }
-        qp->state = to;
-        touch(*qp);
+        qp.state = to;
+        touch(qp);
     }
     settle();
     return 0;

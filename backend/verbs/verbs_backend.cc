@@ -53,7 +53,39 @@ VerbsBackend::Log limited(VerbsBackend::Log log)
     };
 }
 
+// A PD ends before the context, and both with their last user: a deleter would keep the
+// context for as long as there are weak pointers.
+struct OwnedPd {
+    OwnedPd(HostContext its_context, ibv_pd* its_pd) : context(std::move(its_context)), pd(its_pd)
+    {
+    }
+    ~OwnedPd() { ibv_dealloc_pd(pd); }
+    OwnedPd(const OwnedPd&) = delete;
+    OwnedPd& operator=(const OwnedPd&) = delete;
+
+    HostContext context;
+    ibv_pd* pd;
+};
+
+// On a thread of the resolver's.
+Result<SharedAh> make_address_handle(const std::weak_ptr<ibv_pd>& of, ibv_ah_attr attr)
+{
+    HostPd pd = of.lock();
+    ibv_ah* handle = pd ? ibv_create_ah(pd.get(), &attr) : nullptr;
+    if (!handle) {
+        return std::unexpected(pd ? errno : EIO);
+    }
+    return SharedAh(handle, [pd](ibv_ah* ended) { ibv_destroy_ah(ended); });
+}
+
 } // namespace
+
+VerbsBackend::Pd::Pd(HostPd pd, AddressResolver& resolver)
+    : host(std::move(pd)), addresses(resolver, [weak = std::weak_ptr(host)](ibv_ah_attr attr) {
+          return make_address_handle(weak, attr);
+      })
+{
+}
 
 VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
                            GuestMemory& memory, Statistics& stats, Log log)
@@ -73,12 +105,14 @@ VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
     if (_kick < 0 || _epoll < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
+    _resolver.emplace([this] { kick(); });
     watch(EPOLL_CTL_ADD);
 }
 
 VerbsBackend::~VerbsBackend()
 {
     reset();
+    _resolver.reset();
     close(_epoll);
     close(_kick);
 }
@@ -87,6 +121,8 @@ VerbsBackend::~VerbsBackend()
 void VerbsBackend::reset()
 {
     _touched.clear();
+    _waiting_qps.clear();
+    _changing.clear();
     _overrun_cqs.clear();
     _waiting_cqs.clear();
     _id_by_host_qpn.clear();
@@ -123,11 +159,13 @@ Result<uint32_t> VerbsBackend::alloc_pd()
     if (_dead) {
         return std::unexpected(EIO);
     }
-    HostPd host(ibv_alloc_pd(_port->context()));
+    ibv_pd* host = ibv_alloc_pd(_port->context());
     if (!host) {
         return std::unexpected(host_error(errno));
     }
-    auto [pd, id] = _pds.emplace(std::move(host));
+    auto owned = std::make_shared<OwnedPd>(_port->shared_context(), host);
+    HostPd shared(owned, host);
+    auto [pd, id] = _pds.emplace(std::move(shared), *_resolver);
     if (!pd) {
         return std::unexpected(ENOMEM);
     }

@@ -15,6 +15,10 @@
 // the queues on it can hold, so it cannot overflow; where the guest's own CQ is
 // smaller and full, the device says so as with any backend.
 //
+// What may wait in the host for the answer of a peer, the look-up of an Ethernet
+// address, is done on threads of AddressResolver: a datagram waits for its address
+// handle in front of those behind it, and a QP's change for the look-up.
+//
 // When the host's device is gone the guest is told by IBV_EVENT_DEVICE_FATAL, its
 // requests are flushed, and its objects can be destroyed; all else fails with EIO.
 #pragma once
@@ -93,6 +97,7 @@ public:
 
 private:
     struct Pd {
+        Pd(HostPd pd, AddressResolver& resolver);
         HostPd host;
         uint32_t users = 0;
         AddressHandles addresses;
@@ -147,6 +152,13 @@ private:
         ibv_wc_opcode opcode;
         bool signaled;
     };
+    // Of a QP, that waits for the look-up of its peer's address.
+    struct Change {
+        ibv_qp_attr attr;
+        int mask;
+        Mac dmac;
+        std::shared_ptr<AddressResolver::Request> address;
+    };
     struct Qp {
         explicit Qp(const QpInit& qp_init)
             : init(qp_init), sends(qp_init.cap.max_send_wr),
@@ -164,12 +176,17 @@ private:
         Mac dmac{};
         SlotTable<PostedSend> sends;
         SlotTable<uint64_t> recvs; // the guest's wr_id
+        // Pulled, and waits for its address handle.
+        std::unique_ptr<SendRequest> deferred_send;
+        AddressHandles::Ticket ticket;
+        std::optional<Change> change;
         std::optional<Held> held_send;
         std::optional<Held> held_recv;
         std::vector<Held> refused; // by the host, behind held_send
         // Requests are flushed: those the host has by the host, then the others by us.
         bool send_failed = false;
         bool recv_failed = false;
+        bool waiting = false; // in _waiting_qps: for an address
         bool touched = false; // in _touched
     };
 
@@ -202,6 +219,9 @@ private:
     void count_users(const QpInit& init, int change);
     int to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host);
     bool to_host(ibv_ah_attr& av);
+    int change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac);
+    int check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const;
+    void finish_changes();
     void enter_reset(Qp& qp);
     void enter_error(Qp& qp);
     void forget_requests(Qp& qp);
@@ -213,7 +233,13 @@ private:
     void pump_sends(Qp& qp);
     void pump_recvs(Qp& qp);
     void pump_srq(Srq& srq);
+    bool next_send(Qp& qp, SendRequest& request);
     bool encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr);
+    void wait_for_address(Qp& qp);
+    void stop_waiting(Qp& qp);
+    void wake_waiting();
+    void release_address(const Qp& qp, const PostedSend& posted);
+    void offer_room();
     void post_sends(Qp& qp, unsigned count);
     void finish_held(Qp& qp);
     void fail_queue(Qp& qp, bool send);
@@ -257,6 +283,7 @@ private:
     Log _log;
     BackendClient* _client = nullptr;
 
+    std::optional<AddressResolver> _resolver;
     HostChannel _channel;
     int _epoll = -1;
     int _kick = -1; // an eventfd: there is more to do
@@ -286,6 +313,9 @@ private:
     const size_t _max_runs = MemoryMapping::max_process_runs();
 
     std::vector<uint32_t> _touched;     // QPs that may have room for more
+    std::vector<uint32_t> _waiting_qps; // for an address
+    bool _handle_wanted = false;        // one of them for an address handle to be free
+    std::vector<uint32_t> _changing;    // QPs with a change
     std::vector<uint32_t> _overrun_cqs; // the guest's, whose QPs are to fail
     std::vector<uint32_t> _waiting_cqs; // out of budget, with more to poll
     Qp* _drained = nullptr;             // see drain_cqs()

@@ -26,7 +26,7 @@ inline constexpr uint32_t psn_b = 0x222222;
 inline int modify(BackendEnd& end, uint32_t qp, const ibv_qp_attr& attr, int mask,
                   const Mac& dmac = {})
 {
-    return end.backend->modify_qp(qp, attr, mask, dmac);
+    return end.modify(qp, attr, mask, dmac);
 }
 
 // Reset to init.

@@ -220,11 +220,6 @@ TEST_P(Removal, a_device_that_is_removed_can_be_reset)
     EXPECT_EQ(error_of(a.backend->alloc_pd()), EIO);
 }
 
-std::vector<BackendKind> host_kinds()
-{
-    return devices_under_test().empty() ? std::vector<BackendKind>{} : kinds_under_test();
-}
-
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(HostEvents);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Removal);
 INSTANTIATE_TEST_SUITE_P(Backend, HostEvents, testing::ValuesIn(host_kinds()), name_of);
