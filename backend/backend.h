@@ -149,6 +149,8 @@ public:
     // A completion for the CQ. False: the CQ has overrun (the device raises
     // its own asynchronous event); the completion is lost.
     virtual bool complete(uint32_t cq, const Completion& completion) = 0;
+    // The outcome of a modify_qp() that returned EINPROGRESS.
+    virtual void modified(uint32_t /*qp*/, int /*error*/) {}
     // An asynchronous event; object is the id of the QP, CQ or SRQ it is
     // affiliated with, or the port number (1).
     virtual void async_event(ibv_event_type type, uint32_t object) = 0;
@@ -238,7 +240,8 @@ public:
     virtual Result<QpNumbers> create_qp(const QpInit& init) = 0;
     // mask: ibv_qp_attr_mask. av.dmac goes with attr.ah_attr. Checks the
     // transition and its attributes as IBTA vol. 1, 10.3 and 11.2.5.2 have it;
-    // on an error nothing has changed.
+    // on an error nothing has changed. EINPROGRESS: BackendClient::modified() tells
+    // the outcome, unless another modify_qp() or destroy_qp() of the QP takes it back.
     virtual int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) = 0;
     virtual int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) = 0;
     virtual int destroy_qp(uint32_t qp) = 0;

@@ -34,52 +34,85 @@ AddressHandles::Entry* AddressHandles::find(const ibv_ah_attr& attr)
     return &*found;
 }
 
-// The one unused for longest; a new one as long as there are few, and where all
+// A new one as long as there is room, then the one unused for longest. Null where all
 // are in use.
-AddressHandles::Entry& AddressHandles::make_room()
+AddressHandles::Entry* AddressHandles::make_room()
 {
+    if (_entries.size() < max_entries) {
+        return &_entries.emplace_back();
+    }
     Entry* oldest = nullptr;
-    if (_entries.size() >= usual_entries) {
-        for (Entry& entry : _entries) {
-            if (entry.users == 0 && (!oldest || entry.used < oldest->used)) {
-                oldest = &entry;
-            }
+    for (Entry& entry : _entries) {
+        if (entry.request.use_count() == 1) {
+            collect(entry);
+        }
+        if (entry.users == 0 && !entry.request && (!oldest || entry.used < oldest->used)) {
+            oldest = &entry;
         }
     }
-    if (!oldest) {
-        return _entries.emplace_back();
+    if (oldest) {
+        *oldest = Entry{};
     }
-    *oldest = Entry{};
-    return *oldest;
+    return oldest;
 }
 
-std::optional<AddressHandles::Use> AddressHandles::acquire(ibv_pd* pd, const ibv_ah_attr& attr)
+void AddressHandles::collect(Entry& entry)
+{
+    if (!entry.request || !entry.request->is_done()) {
+        return;
+    }
+    if (Result<SharedAh>& result = entry.request->result()) {
+        entry.handle = std::move(*result);
+    } else {
+        entry.retry = Clock::now() + retry_interval;
+    }
+    entry.request.reset();
+}
+
+std::expected<AddressHandles::Use, AddressHandles::Refusal>
+AddressHandles::acquire(const ibv_ah_attr& attr, Ticket& ticket)
 {
     Entry* entry = find(attr);
+    ticket.reset();
     if (!entry) {
-        entry = &make_room();
+        entry = make_room();
+        if (!entry) {
+            return std::unexpected(Refusal::full);
+        }
         entry->attr = attr;
     }
     entry->used = ++_uses;
+    collect(*entry);
     if (!entry->handle) {
-        auto now = Clock::now();
-        if (now < entry->retry) {
-            return std::nullopt;
+        if (!entry->request) {
+            if (Clock::now() < entry->retry) {
+                return std::unexpected(Refusal::unreachable);
+            }
+            entry->request = look_up(attr);
         }
-        entry->handle.reset(ibv_create_ah(pd, &entry->attr));
-        if (!entry->handle) {
-            entry->retry = Clock::now() + retry_interval;
-            return std::nullopt;
-        }
+        ticket = entry->request;
+        return std::unexpected(Refusal::pending);
     }
     ++entry->users;
     return Use{entry->handle.get(), static_cast<uint32_t>(entry - _entries.data())};
 }
 
+void AddressHandles::release(uint32_t index)
+{
+    Entry& entry = _entries[index];
+    if (--entry.users == 0 && entry.stale) {
+        entry = {};
+    }
+}
+
 void AddressHandles::forget()
 {
     for (Entry& entry : _entries) {
-        entry.stale = true;
+        if (entry.users == 0) {
+            entry = {};
+        } else {
+            entry.stale = true;
+        }
     }
 }
 

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What comes from the host: completions and asynchronous events.
+// What comes from the host: completions, and descriptors that tell of them.
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-
-#include <fmt/format.h>
 
 #include "gid.h"
 #include "verbs_backend.h"
@@ -28,10 +25,13 @@ constexpr int poll_batch = 32;
 
 void VerbsBackend::watch(int operation)
 {
-    for (int fd : {_channel->fd, _port->context()->async_fd, _kick, _mads ? _mads->fd() : -1}) {
+    for (int fd : {_kick, _channel ? _channel->fd : -1, _dead ? -1 : _port->context()->async_fd,
+                   _mads ? _mads->fd() : -1, _removal.fd()}) {
         epoll_event event{};
         event.events = EPOLLIN;
-        epoll_ctl(_epoll, operation, fd, &event);
+        if (fd >= 0) {
+            epoll_ctl(_epoll, operation, fd, &event);
+        }
     }
 }
 
@@ -75,6 +75,10 @@ void VerbsBackend::handle_events()
     }
     eventfd_t ignored;
     eventfd_read(_kick, &ignored);
+    if (_resolver->take_news()) {
+        wake_waiting();
+        finish_changes();
+    }
     for (uint32_t id : std::exchange(_waiting_cqs, {})) {
         Cq& cq = *_cqs.find(id);
         cq.waiting = false;
@@ -87,6 +91,9 @@ void VerbsBackend::handle_events()
     for (unsigned i = 0; i < max_events && take_cq_event(); ++i) {
     }
     take_mads(max_events);
+    if (_removal.take() || _failing) {
+        fail_device();
+    }
     settle();
 }
 
@@ -95,7 +102,7 @@ bool VerbsBackend::take_cq_event()
 {
     ibv_cq* host;
     void* context;
-    if (ibv_get_cq_event(_channel.get(), &host, &context) != 0) {
+    if (_dead || ibv_get_cq_event(_channel.get(), &host, &context) != 0) {
         return false;
     }
     ibv_ack_cq_events(host, 1);
@@ -169,9 +176,7 @@ void VerbsBackend::take_send(Qp& qp, uint32_t slot, const ibv_wc& wc)
     if (!qp.sends.take(slot, posted)) {
         return;
     }
-    if (posted.has_address) {
-        _pds.find(qp.init.pd)->addresses.release(posted.address);
-    }
+    release_address(qp, posted);
     if (&qp == _drained) {
         return;
     }
@@ -283,117 +288,6 @@ void VerbsBackend::settle()
             }
         }
     } while (!_overrun_cqs.empty());
-}
-
-// False: there is none.
-bool VerbsBackend::take_async_event()
-{
-    ibv_async_event event;
-    if (ibv_get_async_event(_port->context(), &event) != 0) {
-        if (errno != EAGAIN && errno != EINTR) {
-            fail_device();
-        }
-        return false;
-    }
-    tell(event);
-    ibv_ack_async_event(&event);
-    return true;
-}
-
-void VerbsBackend::tell(const ibv_async_event& event)
-{
-    switch (event.event_type) {
-    case IBV_EVENT_QP_FATAL:
-    case IBV_EVENT_QP_REQ_ERR:
-    case IBV_EVENT_QP_ACCESS_ERR: {
-        Qp& qp = *static_cast<Qp*>(event.element.qp->qp_context);
-        _client->async_event(event.event_type, qp.id);
-        if (qp.state != IBV_QPS_ERR) {
-            enter_error(qp);
-        }
-        break;
-    }
-    case IBV_EVENT_COMM_EST:
-    case IBV_EVENT_SQ_DRAINED:
-    case IBV_EVENT_QP_LAST_WQE_REACHED:
-        _client->async_event(event.event_type, static_cast<Qp*>(event.element.qp->qp_context)->id);
-        break;
-    case IBV_EVENT_CQ_ERR: {
-        Cq& cq = *static_cast<Cq*>(event.element.cq->cq_context);
-        _client->async_event(event.event_type, cq.id);
-        cq.overrun = true;
-        _overrun_cqs.push_back(cq.id);
-        break;
-    }
-    case IBV_EVENT_SRQ_LIMIT_REACHED: {
-        Srq& srq = *static_cast<Srq*>(event.element.srq->srq_context);
-        srq.attr.srq_limit = 0;
-        _client->async_event(event.event_type, srq.id);
-        break;
-    }
-    case IBV_EVENT_SRQ_ERR: {
-        Srq& srq = *static_cast<Srq*>(event.element.srq->srq_context);
-        srq.failed = true;
-        _client->async_event(event.event_type, srq.id);
-        break;
-    }
-    case IBV_EVENT_GID_CHANGE:
-        _gids.forget_indices();
-        _pds.for_each([](uint32_t, Pd& pd) { pd.addresses.forget(); });
-        break;
-    case IBV_EVENT_PORT_ACTIVE:
-    case IBV_EVENT_PORT_ERR:
-        if (event.element.port_num == _port->number()) {
-            _client->async_event(event.event_type, 1);
-        }
-        break;
-    case IBV_EVENT_DEVICE_FATAL:
-        fail_device();
-        break;
-    default:
-        break; // of the host's fabric, or what the guest has no use for
-    }
-}
-
-// The host's device is gone: nothing of it answers any more.
-void VerbsBackend::fail_device()
-{
-    if (_dead) {
-        return;
-    }
-    _dead = true;
-    _log(RDMA_LOG_ERROR, fmt::format("RDMA device '{}' is gone: the guest's device has failed",
-                                     _port->device_name()));
-    epoll_ctl(_epoll, EPOLL_CTL_DEL, _port->context()->async_fd, nullptr);
-    _client->async_event(IBV_EVENT_DEVICE_FATAL, 1);
-    for_each_qp([this](Qp& qp) {
-        flush_host_requests(qp);
-        if (qp.state != IBV_QPS_RESET) {
-            enter_error(qp);
-        }
-    });
-}
-
-// What the host was given and will not complete any more.
-void VerbsBackend::flush_host_requests(Qp& qp)
-{
-    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
-    PostedSend posted;
-    for (uint32_t slot = 0; slot < qp.sends.depth(); ++slot) {
-        if (qp.sends.take(slot, posted)) {
-            if (posted.has_address) {
-                addresses.release(posted.address);
-            }
-            complete_without_host(qp, true,
-                                  {posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
-        }
-    }
-    uint64_t wr_id;
-    for (uint32_t slot = 0; slot < qp.recvs.depth(); ++slot) {
-        if (qp.recvs.take(slot, wr_id)) {
-            complete_without_host(qp, false, {wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
-        }
-    }
 }
 
 } // namespace rdma::verbs

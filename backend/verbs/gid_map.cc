@@ -16,7 +16,7 @@ bool GidMap::add_to_host(Entry& entry)
     uint32_t interface = _port.interface_index();
     int error = interface ? add_interface_address(interface, entry.gid) : ENODEV;
     if (error == 0) {
-        entry.added = true;
+        entry.added_to = interface;
         return true;
     }
     if (error != EEXIST) {
@@ -36,7 +36,7 @@ int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
     }
     Entry& entry = _entries[index];
     release(entry);
-    Entry next{type, gid, false, _port.fixed_gid()};
+    Entry next{type, gid, 0, _port.fixed_gid()};
     if (!next.host_index) {
         next.host_index = _port.find_gid(gid, type);
     }
@@ -61,8 +61,8 @@ int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
 
 void GidMap::release(Entry& entry)
 {
-    if (entry.added) {
-        remove_interface_address(_port.interface_index(), entry.gid);
+    if (entry.added_to != 0) {
+        remove_interface_address(entry.added_to, entry.gid);
     }
     entry = {};
 }

@@ -48,7 +48,7 @@ private:
     struct Entry {
         uint32_t type = 0; // 0: free
         ibv_gid gid{};
-        bool added = false; // by us, to the host's interface
+        uint32_t added_to = 0; // the host's interface that it was added to by us
         std::optional<uint32_t> host_index;
     };
 

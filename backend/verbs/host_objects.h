@@ -24,13 +24,15 @@ struct Destroy {
 template <typename T, int (*destroy)(T*)>
 using HostObject = std::unique_ptr<T, Destroy<destroy>>;
 
-using HostPd = HostObject<ibv_pd, ibv_dealloc_pd>;
 using HostMr = HostObject<ibv_mr, ibv_dereg_mr>;
 using HostCq = HostObject<ibv_cq, ibv_destroy_cq>;
 using HostSrq = HostObject<ibv_srq, ibv_destroy_srq>;
 using HostQp = HostObject<ibv_qp, ibv_destroy_qp>;
-using HostAh = HostObject<ibv_ah, ibv_destroy_ah>;
 using HostChannel = HostObject<ibv_comp_channel, ibv_destroy_comp_channel>;
+
+// These are the threads' too that make address handles.
+using HostContext = std::shared_ptr<ibv_context>;
+using HostPd = std::shared_ptr<ibv_pd>;
 
 // Reading events from it never waits.
 inline void set_nonblocking(int fd)

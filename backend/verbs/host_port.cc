@@ -104,7 +104,7 @@ bool has_full_paging(const ibv_odp_caps& caps, bool atomics)
 } // namespace
 
 HostPort::HostPort(const RdmaHostPortConfig& config)
-    : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev)),
+    : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
       _adds_addresses(config.add_addresses)
 {
     if (int error = ibv_query_device(context(), &_attributes)) {
@@ -170,7 +170,7 @@ void HostPort::choose_paging(const RdmaHostPortConfig& config)
 std::optional<ibv_port_attr> HostPort::query() const
 {
     ibv_port_attr attr{};
-    if (ibv_query_port(context(), _number, &attr) != 0) {
+    if (!_context || ibv_query_port(context(), _number, &attr) != 0) {
         return std::nullopt;
     }
     return attr;
@@ -178,6 +178,9 @@ std::optional<ibv_port_attr> HostPort::query() const
 
 std::vector<ibv_gid_entry> HostPort::gid_table() const
 {
+    if (!_context) {
+        return {};
+    }
     std::vector<ibv_gid_entry> table(max_gids);
     ssize_t count = ibv_query_gid_table(context(), table.data(), table.size(), 0);
     table.resize(count > 0 ? static_cast<size_t>(count) : 0);

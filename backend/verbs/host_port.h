@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// A port of one of the host's RDMA devices, opened by name.
+// A port of one of the host's RDMA devices, opened by name. Once the device is gone
+// and closed, it has no context, attributes of the port or GIDs.
 #pragma once
 
 #include <infiniband/verbs.h>
@@ -22,6 +23,10 @@ public:
     // Throws std::runtime_error with what is wrong and what there is instead.
     explicit HostPort(const RdmaHostPortConfig& config);
 
+    // Closes the device, of which no object may be left.
+    void close() { _context.reset(); }
+
+    const HostContext& shared_context() const { return _context; }
     ibv_context* context() const { return _context.get(); }
     const std::string& device_name() const { return _device; }
     uint8_t number() const { return _number; }
@@ -45,7 +50,7 @@ private:
     void choose_paging(const RdmaHostPortConfig& config);
 
     std::string _device;
-    HostObject<ibv_context, ibv_close_device> _context;
+    HostContext _context;
     ibv_device_attr _attributes{};
     uint8_t _number = 0;
     bool _on_demand_paging = false;

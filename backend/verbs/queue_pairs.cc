@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -33,7 +34,7 @@ int VerbsBackend::create_host_qp(const QpInit& init, Qp& qp)
                 init.use_srq ? 0 : std::max(init.cap.max_recv_sge, 1u), 0};
     host.qp_type = init.type;
     qp.host.reset(ibv_create_qp(_pds.find(init.pd)->host.get(), &host));
-    return qp.host ? 0 : errno;
+    return qp.host ? 0 : host_error(errno);
 }
 
 // The QP's requests need room in its CQs, those of an SRQ once for each CQ.
@@ -87,6 +88,9 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
         (init.use_srq && !_srqs.find(init.srq))) {
         return std::unexpected(ENOENT);
     }
+    if (_dead) {
+        return std::unexpected(EIO);
+    }
     if (check_init(init, _limits) != 0) {
         return std::unexpected(EINVAL);
     }
@@ -129,6 +133,9 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
 // completions are dropped, as they are from the guest's CQ.
 void VerbsBackend::drain_cqs(Qp& qp)
 {
+    if (_dead) {
+        return;
+    }
     _drained = &qp;
     for (uint32_t id : {qp.init.send_cq, qp.init.recv_cq}) {
         Cq& cq = *_cqs.find(id);
@@ -151,14 +158,14 @@ int VerbsBackend::destroy_qp(uint32_t id)
         std::erase(_touched, id);
         _gsi.reset();
     } else {
-        _id_by_host_qpn.erase(qp->host->qp_num);
-        uint32_t host_qpn = qp->host->qp_num;
+        uint32_t host_qpn = qp->qpn;
         qp->host.reset();
         _id_by_host_qpn[host_qpn] = id; // for what its SRQ has completed
         drain_cqs(*qp);
         _id_by_host_qpn.erase(host_qpn);
         forget_requests(*qp);
         std::erase(_touched, id);
+        std::erase(_changing, id);
         release_cqs(init);
         _qps.erase(id);
     }
@@ -169,14 +176,11 @@ int VerbsBackend::destroy_qp(uint32_t id)
 
 void VerbsBackend::forget_requests(Qp& qp)
 {
-    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
-    for (uint32_t slot = 0; slot < qp.sends.depth(); ++slot) {
-        PostedSend posted;
-        if (qp.sends.take(slot, posted) && posted.has_address) {
-            addresses.release(posted.address);
-        }
+    for (const PostedSend& posted : qp.sends.take_all()) {
+        release_address(qp, posted);
     }
-    qp.sends.clear();
+    qp.deferred_send.reset();
+    stop_waiting(qp);
     qp.recvs.clear();
     qp.held_send.reset();
     qp.held_recv.reset();
@@ -186,7 +190,7 @@ void VerbsBackend::forget_requests(Qp& qp)
 
 void VerbsBackend::enter_reset(Qp& qp)
 {
-    if (qp.host) {
+    if (!qp.init.gsi) {
         drain_cqs(qp);
     }
     forget_requests(qp);
@@ -231,6 +235,20 @@ int VerbsBackend::to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host)
     return 0;
 }
 
+int VerbsBackend::check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const
+{
+    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp.state) {
+        return EINVAL;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp.state;
+    if (_dead && to != IBV_QPS_RESET && to != IBV_QPS_ERR) {
+        return EIO;
+    }
+    bool fits = check_transition(qp.init.type, qp.init.gsi, qp.state, to, mask) == 0 &&
+                check_attributes(attr, mask, _limits, host_port()->active_mtu) == 0;
+    return fits ? 0 : EINVAL;
+}
+
 int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac& dmac)
 {
     Qp* qp = find_qp(id);
@@ -241,18 +259,54 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
     if (!_stopped) {
         handle_events();
     }
-    if ((mask & IBV_QP_CUR_STATE) && attr.cur_qp_state != qp->state) {
-        return EINVAL;
+    std::erase(_changing, id);
+    qp->change.reset();
+    if (!qp->host || !(mask & IBV_QP_AV)) {
+        return change_qp(*qp, attr, mask, dmac);
     }
-    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
-    auto port = host_port();
-    if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
-        check_attributes(attr, mask, _limits, port->active_mtu) != 0) {
-        return EINVAL;
+    ibv_qp_attr host;
+    int error = check_change(*qp, attr, mask);
+    if (error == 0) {
+        error = to_host(attr, mask, host);
     }
+    if (error != 0) {
+        return error;
+    }
+    // The host looks the address up again in changing its QP: it knows it then.
+    qp->change = {attr, mask, dmac, _pds.find(qp->init.pd)->addresses.look_up(host.ah_attr)};
+    _changing.push_back(id);
+    return EINPROGRESS;
+}
+
+void VerbsBackend::finish_changes()
+{
+    for (uint32_t id : std::exchange(_changing, {})) {
+        Qp& qp = *_qps.find(id);
+        if (!_dead && !qp.change->address->is_done()) {
+            _changing.push_back(id);
+            continue;
+        }
+        Change change = *std::exchange(qp.change, std::nullopt);
+        int error = EIO;
+        if (!_dead) {
+            auto& address = change.address->result();
+            error = address ? change_qp(qp, change.attr, change.mask, change.dmac)
+                            : host_error(address.error());
+        }
+        _client->modified(id, error);
+    }
+}
+
+// 0 or a positive errno value.
+int VerbsBackend::change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac)
+{
+    if (int error = check_change(qp, attr, mask)) {
+        return error;
+    }
+    ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp.state;
     // Linux's table of transitions does not have this one; there is nothing to flush.
-    bool is_ours = qp->state == IBV_QPS_RESET && to == IBV_QPS_ERR;
-    if (qp->host && !is_ours) {
+    bool is_ours = qp.state == IBV_QPS_RESET && to == IBV_QPS_ERR;
+    if (qp.host && !is_ours) {
         ibv_qp_attr host;
         if (int error = to_host(attr, mask, host)) {
             return error;
@@ -260,26 +314,26 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
         // The host may not have heard of an error as we have, or the other way round.
         int host_mask = (mask & ~(IBV_QP_CUR_STATE | IBV_QP_PATH_MIG_STATE)) | IBV_QP_STATE;
         host.qp_state = to;
-        int error = ibv_modify_qp(qp->host.get(), &host, host_mask);
-        if (error != 0 && !(_dead && (to == IBV_QPS_ERR || to == IBV_QPS_RESET))) {
-            return error < 0 ? -error : error;
+        int error = ibv_modify_qp(qp.host.get(), &host, host_mask);
+        if (error != 0) {
+            return host_error(error);
         }
     }
     if (to == IBV_QPS_RESET) {
-        enter_reset(*qp);
-        qp->state = to;
+        enter_reset(qp);
+        qp.state = to;
     } else if (to == IBV_QPS_ERR) {
-        enter_error(*qp);
+        enter_error(qp);
     } else {
-        merge_attributes(qp->attr, attr, mask);
+        merge_attributes(qp.attr, attr, mask);
         if (mask & IBV_QP_AV) {
-            qp->dmac = dmac;
+            qp.dmac = dmac;
         }
-        if (qp->state == IBV_QPS_SQE) {
-            qp->send_failed = false;
+        if (qp.state == IBV_QPS_SQE) {
+            qp.send_failed = false;
         }
-        qp->state = to;
-        touch(*qp);
+        qp.state = to;
+        touch(qp);
     }
     settle();
     return 0;
@@ -305,7 +359,7 @@ int VerbsBackend::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     int error =
         ibv_query_qp(qp->host.get(), &host, IBV_QP_STATE | IBV_QP_SQ_PSN | IBV_QP_RQ_PSN, &init);
     if (error != 0) {
-        return _dead ? 0 : error;
+        return host_error(error);
     }
     attr.sq_psn = host.sq_psn;
     attr.rq_psn = host.rq_psn;

@@ -38,7 +38,61 @@ bool can_send(ibv_qp_state state)
 
 } // namespace
 
-// What the host is to do. False: it cannot be given this request, which is held.
+// False: there is none.
+bool VerbsBackend::next_send(Qp& qp, SendRequest& request)
+{
+    if (qp.deferred_send) {
+        request = *std::exchange(qp.deferred_send, nullptr);
+        return true;
+    }
+    return _client->pull_send(qp.id, request);
+}
+
+void VerbsBackend::wait_for_address(Qp& qp)
+{
+    if (!qp.waiting) {
+        qp.waiting = true;
+        _waiting_qps.push_back(qp.id);
+    }
+}
+
+void VerbsBackend::stop_waiting(Qp& qp)
+{
+    qp.ticket.reset();
+    if (std::exchange(qp.waiting, false)) {
+        std::erase(_waiting_qps, qp.id);
+        offer_room();
+    }
+}
+
+// Address handles have been made, or there is room for more.
+void VerbsBackend::wake_waiting()
+{
+    for (uint32_t id : std::exchange(_waiting_qps, {})) {
+        Qp& qp = *_qps.find(id);
+        qp.waiting = false;
+        touch(qp);
+    }
+}
+
+void VerbsBackend::release_address(const Qp& qp, const PostedSend& posted)
+{
+    if (posted.has_address) {
+        _pds.find(qp.init.pd)->addresses.release(posted.address);
+        offer_room();
+    }
+}
+
+// An address handle may have come out of use.
+void VerbsBackend::offer_room()
+{
+    if (std::exchange(_handle_wanted, false)) {
+        wake_waiting();
+    }
+}
+
+// What the host is to do. False: it cannot be given this request, which is held or
+// deferred.
 bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
 {
     bool signaled = qp.init.sq_sig_all || (request.wr.send_flags & IBV_SEND_SIGNALED);
@@ -59,7 +113,14 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
     if (qp.is_datagram()) {
         Pd& pd = *_pds.find(qp.init.pd);
         ibv_ah_attr av = request.av.attr;
-        auto use = to_host(av) ? pd.addresses.acquire(pd.host.get(), av) : std::nullopt;
+        auto use = to_host(av) ? pd.addresses.acquire(av, qp.ticket)
+                               : std::unexpected(AddressHandles::Refusal::unreachable);
+        if (!use && use.error() != AddressHandles::Refusal::unreachable) {
+            _handle_wanted |= use.error() == AddressHandles::Refusal::full;
+            qp.deferred_send = std::make_unique<SendRequest>(request);
+            wait_for_address(qp);
+            return false;
+        }
         if (!use) {
             // As on a network: what cannot be delivered is lost.
             ++_stats.drop_unreachable;
@@ -90,15 +151,12 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
     // The first that the host does not take is the QP's last; those behind it are
     // flushed, at their turn.
     std::optional<Held> last = std::exchange(qp.held_send, std::nullopt);
-    AddressHandles& addresses = _pds.find(qp.init.pd)->addresses;
     for (ibv_send_wr* wr = bad; wr; wr = wr->next) {
         PostedSend posted;
         if (!qp.sends.take(static_cast<uint32_t>(wr->wr_id), posted)) {
             continue;
         }
-        if (posted.has_address) {
-            addresses.release(posted.address);
-        }
+        release_address(qp, posted);
         if (wr == bad && !qp.held_send) {
             qp.held_send = Held{posted.wr_id, IBV_WC_LOC_QP_OP_ERR, posted.opcode, true};
         } else {
@@ -112,12 +170,12 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
 
 void VerbsBackend::pump_sends(Qp& qp)
 {
-    while (!qp.held_send && !qp.send_failed && can_send(qp.state)) {
+    while (!qp.held_send && !qp.waiting && !qp.send_failed && can_send(qp.state)) {
         unsigned count = 0;
         bool more = true;
         while (count < batch_size && !qp.sends.full()) {
             SendRequest& request = _batch->sends[count];
-            more = _client->pull_send(qp.id, request);
+            more = next_send(qp, request);
             if (!more || !encode_send(qp, request, _batch->send_wrs[count])) {
                 break;
             }
@@ -174,7 +232,7 @@ void VerbsBackend::pump_recvs(Qp& qp)
 
 void VerbsBackend::pump_srq(Srq& srq)
 {
-    while (!srq.failed) {
+    while (!srq.failed && !_dead) {
         unsigned count = 0;
         bool more = true;
         while (count < batch_size && !srq.slots.full()) {
@@ -218,6 +276,8 @@ void VerbsBackend::finish_held(Qp& qp)
         complete_without_host(qp, true, held);
         if (held.status != IBV_WC_SUCCESS) {
             fail_queue(qp, true);
+        } else {
+            touch(qp); // for those behind it
         }
     }
     if (qp.held_recv && qp.recvs.used() == 0) {
@@ -237,11 +297,11 @@ void VerbsBackend::finish_held(Qp& qp)
 void VerbsBackend::fail_queue(Qp& qp, bool send)
 {
     qp.send_failed = true;
-    if (send && qp.init.type != IBV_QPT_RC) {
-        qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
-        return;
-    }
     if (qp.state != IBV_QPS_ERR) {
+        if (send && qp.init.type != IBV_QPT_RC) {
+            qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
+            return;
+        }
         ibv_qp_attr attr{};
         attr.qp_state = IBV_QPS_ERR;
         ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
@@ -253,9 +313,9 @@ void VerbsBackend::fail_queue(Qp& qp, bool send)
 void VerbsBackend::flush(Qp& qp)
 {
     if (qp.send_failed && !qp.held_send && qp.sends.used() == 0) {
+        stop_waiting(qp);
         SendRequest& request = _batch->sends[0];
-        for (uint32_t i = 0; i < qp.init.cap.max_send_wr && _client->pull_send(qp.id, request);
-             ++i) {
+        for (uint32_t i = 0; i <= qp.init.cap.max_send_wr && next_send(qp, request); ++i) {
             complete_without_host(
                 qp, true,
                 {request.wr.wr_id, IBV_WC_WR_FLUSH_ERR, wc_opcode_of(request.opcode), true});
@@ -273,7 +333,7 @@ void VerbsBackend::flush(Qp& qp)
 
 void VerbsBackend::pump(Qp& qp)
 {
-    if (!qp.host) {
+    if (qp.init.gsi) {
         pump_gsi(qp);
         return;
     }

@@ -4,7 +4,9 @@
 // that go into the host's wr_id. As many as the queue is deep, made at once.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 namespace rdma::verbs {
@@ -12,7 +14,7 @@ namespace rdma::verbs {
 template <typename T>
 class SlotTable {
 public:
-    explicit SlotTable(uint32_t depth) : _slots(depth)
+    explicit SlotTable(uint32_t depth) : _depth(depth), _slots(depth)
     {
         _free.reserve(depth);
         clear();
@@ -20,14 +22,14 @@ public:
 
     bool full() const { return _free.empty(); }
     uint32_t used() const { return static_cast<uint32_t>(_slots.size() - _free.size()); }
-    uint32_t depth() const { return static_cast<uint32_t>(_slots.size()); }
+    uint32_t depth() const { return _depth; }
 
     // There must be a free one.
     uint32_t put(const T& value)
     {
         uint32_t slot = _free.back();
         _free.pop_back();
-        _slots[slot] = {value, true};
+        _slots[slot] = {value, true, _next++};
         return slot;
     }
     // False: no such request, of which the host should not have told.
@@ -40,6 +42,17 @@ public:
         _slots[slot].used = false;
         _free.push_back(slot);
         return true;
+    }
+    // All there are, in the order they were put.
+    std::vector<T> take_all()
+    {
+        std::erase_if(_slots, [](const Slot& slot) { return !slot.used; });
+        std::ranges::sort(_slots, {}, &Slot::order);
+        std::vector<T> values;
+        std::ranges::transform(_slots, std::back_inserter(values), &Slot::value);
+        _slots.resize(_depth);
+        clear();
+        return values;
     }
     void clear()
     {
@@ -54,9 +67,12 @@ private:
     struct Slot {
         T value{};
         bool used = false;
+        uint64_t order = 0;
     };
+    uint32_t _depth;
     std::vector<Slot> _slots;
     std::vector<uint32_t> _free;
+    uint64_t _next = 0;
 };
 
 } // namespace rdma::verbs

@@ -53,15 +53,47 @@ VerbsBackend::Log limited(VerbsBackend::Log log)
     };
 }
 
+// A PD ends before the context, and both with their last user: a deleter would keep the
+// context for as long as there are weak pointers.
+struct OwnedPd {
+    OwnedPd(HostContext its_context, ibv_pd* its_pd) : context(std::move(its_context)), pd(its_pd)
+    {
+    }
+    ~OwnedPd() { ibv_dealloc_pd(pd); }
+    OwnedPd(const OwnedPd&) = delete;
+    OwnedPd& operator=(const OwnedPd&) = delete;
+
+    HostContext context;
+    ibv_pd* pd;
+};
+
+// On a thread of the resolver's.
+Result<SharedAh> make_address_handle(const std::weak_ptr<ibv_pd>& of, ibv_ah_attr attr)
+{
+    HostPd pd = of.lock();
+    ibv_ah* handle = pd ? ibv_create_ah(pd.get(), &attr) : nullptr;
+    if (!handle) {
+        return std::unexpected(pd ? errno : EIO);
+    }
+    return SharedAh(handle, [pd](ibv_ah* ended) { ibv_destroy_ah(ended); });
+}
+
 } // namespace
+
+VerbsBackend::Pd::Pd(HostPd pd, AddressResolver& resolver)
+    : host(std::move(pd)), addresses(resolver, [weak = std::weak_ptr(host)](ibv_ah_attr attr) {
+          return make_address_handle(weak, attr);
+      })
+{
+}
 
 VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
                            GuestMemory& memory, Statistics& stats, Log log)
     : _port(std::move(port)), _limits(limits), _memory(memory), _stats(stats),
       _log(limited(std::move(log))), _channel(ibv_create_comp_channel(_port->context())),
-      _gids(*_port, limits.gid_tbl_len, _log), _pds(limits.max_pd), _mrs(limits.max_mr + 1, 1),
-      _cqs(limits.max_cq), _srqs(limits.max_srq), _qps(limits.max_qp, first_qp_id),
-      _batch(std::make_unique<Batch>())
+      _removal(_port->context()->device->dev_name), _gids(*_port, limits.gid_tbl_len, _log),
+      _pds(limits.max_pd), _mrs(limits.max_mr + 1, 1), _cqs(limits.max_cq), _srqs(limits.max_srq),
+      _qps(limits.max_qp, first_qp_id), _batch(std::make_unique<Batch>())
 {
     if (!_channel) {
         throw std::runtime_error(fmt::format("RDMA device '{}': no completion channel: {}",
@@ -73,12 +105,14 @@ VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
     if (_kick < 0 || _epoll < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
+    _resolver.emplace([this] { kick(); });
     watch(EPOLL_CTL_ADD);
 }
 
 VerbsBackend::~VerbsBackend()
 {
     reset();
+    _resolver.reset();
     close(_epoll);
     close(_kick);
 }
@@ -87,6 +121,8 @@ VerbsBackend::~VerbsBackend()
 void VerbsBackend::reset()
 {
     _touched.clear();
+    _waiting_qps.clear();
+    _changing.clear();
     _overrun_cqs.clear();
     _waiting_cqs.clear();
     _id_by_host_qpn.clear();
@@ -120,11 +156,16 @@ std::optional<ibv_port_attr> VerbsBackend::host_port() const
 
 Result<uint32_t> VerbsBackend::alloc_pd()
 {
-    HostPd host(ibv_alloc_pd(_port->context()));
-    if (!host) {
-        return std::unexpected(errno);
+    if (_dead) {
+        return std::unexpected(EIO);
     }
-    auto [pd, id] = _pds.emplace(std::move(host));
+    ibv_pd* host = ibv_alloc_pd(_port->context());
+    if (!host) {
+        return std::unexpected(host_error(errno));
+    }
+    auto owned = std::make_shared<OwnedPd>(_port->shared_context(), host);
+    HostPd shared(owned, host);
+    auto [pd, id] = _pds.emplace(std::move(shared), *_resolver);
     if (!pd) {
         return std::unexpected(ENOMEM);
     }
@@ -180,7 +221,7 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
                                            "the guest registers (ulimit -l, memtune in libvirt)",
                                            locked_memory_limit())
                              : std::string()));
-        return error;
+        return host_error(error);
     }
     if (init.access & writing_rights) {
         for (uint64_t page : init.pages) {
@@ -204,7 +245,7 @@ int VerbsBackend::register_guard(const MrInit& init, Mr& mr)
     }
     alignas(page_size) static std::byte guard[page_size];
     mr.host.reset(ibv_reg_mr(_pds.find(init.pd)->host.get(), guard, sizeof(guard), 0));
-    return mr.host ? 0 : errno;
+    return mr.host ? 0 : host_error(errno);
 }
 
 // What the host's device has written it does not tell: all of the region counts.
@@ -231,8 +272,8 @@ void VerbsBackend::forget_sizes(const Mr& mr)
 Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
 {
     Pd* pd = _pds.find(init.pd);
-    if (!pd) {
-        return std::unexpected(ENOENT);
+    if (!pd || _dead) {
+        return std::unexpected(pd ? EIO : ENOENT);
     }
     Mr made{.pd = init.pd,
             .mapping = {},
@@ -277,6 +318,9 @@ int VerbsBackend::dereg_mr(uint32_t id)
 
 Result<uint32_t> VerbsBackend::create_cq()
 {
+    if (_dead) {
+        return std::unexpected(EIO);
+    }
     auto [cq, id] = _cqs.emplace();
     if (!cq) {
         return std::unexpected(ENOMEM);
@@ -287,7 +331,7 @@ Result<uint32_t> VerbsBackend::create_cq()
     int error = cq->host ? ibv_req_notify_cq(cq->host.get(), 0) : errno;
     if (error != 0) {
         _cqs.erase(id);
-        return std::unexpected(error);
+        return std::unexpected(host_error(error));
     }
     return id;
 }
@@ -321,7 +365,7 @@ int VerbsBackend::reserve(Cq& cq, uint32_t requests)
             _log(RDMA_LOG_WARNING,
                  fmt::format("a completion queue of RDMA device '{}' cannot grow to {} entries: {}",
                              _port->device_name(), entries, strerror(error)));
-            return error < 0 ? -error : error;
+            return host_error(error);
         }
     }
     cq.needed = static_cast<uint32_t>(needed);
@@ -331,8 +375,8 @@ int VerbsBackend::reserve(Cq& cq, uint32_t requests)
 Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& attr)
 {
     Pd* pd = _pds.find(pd_id);
-    if (!pd) {
-        return std::unexpected(ENOENT);
+    if (!pd || _dead) {
+        return std::unexpected(pd ? EIO : ENOENT);
     }
     if (attr.max_wr == 0 || attr.max_wr > _limits.max_srq_wr) {
         return std::unexpected(EINVAL);
@@ -341,7 +385,7 @@ Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& at
     init.attr = {attr.max_wr, std::max(attr.max_sge, 1u), 0};
     HostSrq host(ibv_create_srq(pd->host.get(), &init));
     if (!host) {
-        return std::unexpected(errno);
+        return std::unexpected(host_error(errno));
     }
     auto [srq, id] = _srqs.emplace(std::move(host), 0u, pd_id, attr);
     if (!srq) {
@@ -356,8 +400,8 @@ Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& at
 int VerbsBackend::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
 {
     Srq* srq = _srqs.find(id);
-    if (!srq) {
-        return ENOENT;
+    if (!srq || _dead) {
+        return srq ? EIO : ENOENT;
     }
     if ((mask & ~IBV_SRQ_LIMIT) != 0 || attr.srq_limit > srq->attr.max_wr) {
         return EINVAL; // resizing is not offered
@@ -376,7 +420,7 @@ int VerbsBackend::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
             _client->async_event(IBV_EVENT_SRQ_LIMIT_REACHED, id);
         }
     }
-    return error;
+    return host_error(error);
 }
 
 int VerbsBackend::query_srq(uint32_t id, ibv_srq_attr& attr)
@@ -406,7 +450,7 @@ int VerbsBackend::destroy_srq(uint32_t id)
 int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                           std::optional<uint16_t>)
 {
-    return _gids.add(index, gid, type);
+    return _dead ? EIO : _gids.add(index, gid, type);
 }
 
 int VerbsBackend::del_gid(uint32_t index)

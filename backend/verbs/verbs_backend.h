@@ -4,8 +4,8 @@
 // one of the host's. The GSI QP is not: its datagrams pass through umad.
 //
 // Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
-// requests to the host's queues; completions.cc completions and events from the
-// host; gsi.cc the GSI QP.
+// requests to the host's queues; completions.cc completions from the host;
+// host_events.cc its asynchronous events and its end; gsi.cc the GSI QP.
 //
 // Numbers and keys: a QPN and the keys of an MR are the host's at the time they are
 // made, so that peers can use them; ids are ours.
@@ -14,6 +14,13 @@
 // which are done, and what is left when one fails. A host CQ has room for all that
 // the queues on it can hold, so it cannot overflow; where the guest's own CQ is
 // smaller and full, the device says so as with any backend.
+//
+// What may wait in the host for the answer of a peer, the look-up of an Ethernet
+// address, is done on threads of AddressResolver: a datagram waits for its address
+// handle in front of those behind it, and a QP's change for the look-up.
+//
+// When the host's device is gone the guest is told by IBV_EVENT_DEVICE_FATAL, its
+// requests are flushed, and its objects can be destroyed; all else fails with EIO.
 #pragma once
 
 #include <functional>
@@ -31,6 +38,7 @@
 #include "host_port.h"
 #include "mad_port.h"
 #include "memory_mapping.h"
+#include "removal_watch.h"
 #include "slot_table.h"
 #include "statistics.h"
 
@@ -89,6 +97,7 @@ public:
 
 private:
     struct Pd {
+        Pd(HostPd pd, AddressResolver& resolver);
         HostPd host;
         uint32_t users = 0;
         AddressHandles addresses;
@@ -143,6 +152,13 @@ private:
         ibv_wc_opcode opcode;
         bool signaled;
     };
+    // Of a QP, that waits for the look-up of its peer's address.
+    struct Change {
+        ibv_qp_attr attr;
+        int mask;
+        Mac dmac;
+        std::shared_ptr<AddressResolver::Request> address;
+    };
     struct Qp {
         explicit Qp(const QpInit& qp_init)
             : init(qp_init), sends(qp_init.cap.max_send_wr),
@@ -154,18 +170,23 @@ private:
         QpInit init;
         uint32_t id = 0;
         uint32_t qpn = 0;
-        HostQp host; // null: the GSI QP
+        HostQp host; // none: the GSI QP
         ibv_qp_state state = IBV_QPS_RESET;
         ibv_qp_attr attr{}; // as the guest has set them
         Mac dmac{};
         SlotTable<PostedSend> sends;
         SlotTable<uint64_t> recvs; // the guest's wr_id
+        // Pulled, and waits for its address handle.
+        std::unique_ptr<SendRequest> deferred_send;
+        AddressHandles::Ticket ticket;
+        std::optional<Change> change;
         std::optional<Held> held_send;
         std::optional<Held> held_recv;
         std::vector<Held> refused; // by the host, behind held_send
         // Requests are flushed: those the host has by the host, then the others by us.
         bool send_failed = false;
         bool recv_failed = false;
+        bool waiting = false; // in _waiting_qps: for an address
         bool touched = false; // in _touched
     };
 
@@ -198,6 +219,9 @@ private:
     void count_users(const QpInit& init, int change);
     int to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host);
     bool to_host(ibv_ah_attr& av);
+    int change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac);
+    int check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const;
+    void finish_changes();
     void enter_reset(Qp& qp);
     void enter_error(Qp& qp);
     void forget_requests(Qp& qp);
@@ -209,7 +233,13 @@ private:
     void pump_sends(Qp& qp);
     void pump_recvs(Qp& qp);
     void pump_srq(Srq& srq);
+    bool next_send(Qp& qp, SendRequest& request);
     bool encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr);
+    void wait_for_address(Qp& qp);
+    void stop_waiting(Qp& qp);
+    void wake_waiting();
+    void release_address(const Qp& qp, const PostedSend& posted);
+    void offer_room();
     void post_sends(Qp& qp, unsigned count);
     void finish_held(Qp& qp);
     void fail_queue(Qp& qp, bool send);
@@ -235,12 +265,16 @@ private:
     void settle();
     void touch(Qp& qp);
     bool take_cq_event();
-    bool take_async_event();
-    void tell(const ibv_async_event& event);
-    void fail_device();
-    void flush_host_requests(Qp& qp);
     void kick();
     void watch(int operation);
+
+    // host_events.cc
+    bool take_async_event();
+    void tell(const ibv_async_event& event);
+    int host_error(int error);
+    void fail_device();
+    void close_host();
+    void flush_host_requests(Qp& qp);
 
     std::shared_ptr<HostPort> _port;
     const Limits _limits;
@@ -249,11 +283,14 @@ private:
     Log _log;
     BackendClient* _client = nullptr;
 
+    std::optional<AddressResolver> _resolver;
     HostChannel _channel;
     int _epoll = -1;
     int _kick = -1; // an eventfd: there is more to do
     bool _stopped = false;
-    bool _dead = false; // the host's device is gone
+    RemovalWatch _removal;
+    bool _failing = false; // the host's device is gone: fail_device() is due
+    bool _dead = false;    // it is gone and closed
 
     std::unique_ptr<MadPort> _mads; // while there is a GSI QP
     GidMap _gids;
@@ -276,6 +313,9 @@ private:
     const size_t _max_runs = MemoryMapping::max_process_runs();
 
     std::vector<uint32_t> _touched;     // QPs that may have room for more
+    std::vector<uint32_t> _waiting_qps; // for an address
+    bool _handle_wanted = false;        // one of them for an address handle to be free
+    std::vector<uint32_t> _changing;    // QPs with a change
     std::vector<uint32_t> _overrun_cqs; // the guest's, whose QPs are to fail
     std::vector<uint32_t> _waiting_cqs; // out of budget, with more to poll
     Qp* _drained = nullptr;             // see drain_cqs()

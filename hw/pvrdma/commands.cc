@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "capabilities.h"
 #include "page_directory.h"
@@ -100,6 +101,7 @@ const PvrdmaDevice::CommandEntry* PvrdmaDevice::find_command(uint32_t cmd)
 void PvrdmaDevice::execute_command()
 {
     ++_stats.commands;
+    _unanswered.reset();
     CommandSlot slot;
     if (!_ready || !_memory.read_object(_command_slot, slot)) {
         _error = _ready ? EFAULT : EINVAL;
@@ -110,6 +112,25 @@ void PvrdmaDevice::execute_command()
     const CommandEntry* entry = find_command(hdr.cmd);
     ResponseSlot response{};
     int error = entry ? entry->execute(*this, slot, response) : EOPNOTSUPP;
+    if (error == EINPROGRESS && hdr.cmd == cmd_modify_qp) {
+        _unanswered = {hdr, read_slot<CmdModifyQp>(slot).qp_handle};
+        _error = 0;
+        return;
+    }
+    answer(hdr, error, response);
+}
+
+void PvrdmaDevice::modified(uint32_t qp, int error)
+{
+    if (_unanswered && _unanswered->qp == qp) {
+        ResponseSlot response{};
+        answer(std::exchange(_unanswered, std::nullopt)->hdr, error, response);
+    }
+}
+
+void PvrdmaDevice::answer(const CmdHdr& hdr, int error, ResponseSlot& response)
+{
+    const CommandEntry* entry = find_command(hdr.cmd);
     if (error != 0) {
         guest_error(_stats.guest_command_errors, "command {} failed: {}", hdr.cmd, strerror(error));
         response = {};

@@ -15,6 +15,7 @@
 #include <fmt/format.h>
 
 #include <expected>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,7 @@ public:
     bool pull_srq_recv(uint32_t srq, RecvRequest& out) override;
     uint32_t srq_depth(uint32_t srq) override;
     bool complete(uint32_t cq, const Completion& completion) override;
+    void modified(uint32_t qp, int error) override;
     void async_event(ibv_event_type type, uint32_t object) override;
 
     // What the device itself keeps of its objects.
@@ -123,6 +125,7 @@ private:
     static int invoke(PvrdmaDevice& device, const pvrdma::CommandSlot& command,
                       pvrdma::ResponseSlot& response);
     void execute_command();
+    void answer(const pvrdma::CmdHdr& hdr, int error, pvrdma::ResponseSlot& response);
     int query_port(const pvrdma::CmdQueryPort& cmd, pvrdma::RespQueryPort& resp);
     int query_pkey(const pvrdma::CmdQueryPkey& cmd, pvrdma::RespQueryPkey& resp);
     int create_uc(const pvrdma::CmdCreateUc& cmd, pvrdma::RespHandle& resp);
@@ -174,6 +177,13 @@ private:
     uint64_t _dsr_address = 0;
     uint32_t _error = 0; // errno of the last request
     pvrdma::Interrupts _interrupts;
+    // MODIFY_QP whose outcome the backend has not told yet. Another command takes its
+    // place: the driver has given up waiting then.
+    struct UnansweredCommand {
+        pvrdma::CmdHdr hdr;
+        uint32_t qp;
+    };
+    std::optional<UnansweredCommand> _unanswered;
 
     // From the shared region; valid while _ready.
     bool _ready = false;

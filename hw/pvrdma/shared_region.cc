@@ -48,6 +48,7 @@ void PvrdmaDevice::drop_shared_region()
     _srqs.clear();
     _contexts.clear();
     _late_notifications.clear();
+    _unanswered.reset();
     _async_ring = {};
     _cq_notification_ring = {};
 }

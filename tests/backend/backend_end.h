@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <functional>
 #include <map>
@@ -155,6 +156,19 @@ public:
         backend->srq_doorbell(srq);
     }
 
+    // Waits where the backend does not change a QP at once.
+    int modify(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac)
+    {
+        outcomes.erase(qp);
+        int error = backend->modify_qp(qp, attr, mask, dmac);
+        while (error == EINPROGRESS && wait_events()) {
+            if (auto outcome = outcomes.find(qp); outcome != outcomes.end()) {
+                return outcome->second;
+            }
+        }
+        return error;
+    }
+
     // BackendClient
     bool pull_send(uint32_t qp, SendRequest& out) override { return take(send_queues[qp], out); }
     bool pull_recv(uint32_t qp, RecvRequest& out) override { return take(recv_queues[qp], out); }
@@ -174,6 +188,7 @@ public:
         completions.push_back(completion);
         return true;
     }
+    void modified(uint32_t qp, int error) override { outcomes[qp] = error; }
     void async_event(ibv_event_type type, uint32_t object) override
     {
         events.push_back({type, object});
@@ -198,7 +213,10 @@ public:
     std::map<uint32_t, std::deque<RecvRequest>> srq_queues;
     std::vector<Completion> completions;
     std::vector<Event> events;
+    std::map<uint32_t, int> outcomes; // of changes of QPs that took long
     std::optional<uint32_t> full_cq; // takes no completions
+    // Lets the backend take its events; false: there are none for long.
+    std::function<bool()> wait_events;
 
 private:
     template <typename T>
@@ -238,6 +256,8 @@ struct BackendKind {
 // What the command line says.
 std::vector<BackendKind> kinds_under_test();
 std::vector<std::string> devices_under_test();
+// Those of kinds_under_test() that are on devices of the host.
+std::vector<BackendKind> host_kinds();
 
 std::unique_ptr<BackendPair> make_roce_pair();
 // On these RDMA devices of the host; they may be the same one.

@@ -17,6 +17,11 @@ std::vector<BackendKind> kinds_under_test()
     return {kind};
 }
 
+std::vector<BackendKind> host_kinds()
+{
+    return devices.empty() ? std::vector<BackendKind>{} : kinds_under_test();
+}
+
 std::vector<std::string> devices_under_test()
 {
     return devices.empty() ? devices : std::vector{devices.front()};

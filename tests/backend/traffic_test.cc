@@ -337,21 +337,6 @@ TEST_P(BackendTest, an_srq_limit_that_is_reached_already_is_told_at_once)
     EXPECT_TRUE(b.has_event(IBV_EVENT_SRQ_LIMIT_REACHED, srq));
 }
 
-// A datagram to an end.
-SendRequest datagram(const BackendEnd& to, uint32_t qpn, uint32_t qkey, uint64_t address,
-                     uint32_t length, uint32_t lkey)
-{
-    SendRequest request = send_request(IBV_WR_SEND, 1, address, length, lkey);
-    request.wr.wr.ud.remote_qpn = qpn;
-    request.wr.wr.ud.remote_qkey = qkey;
-    request.av.attr.is_global = 1;
-    request.av.attr.port_num = 1;
-    request.av.attr.grh.dgid = to.gid;
-    request.av.attr.grh.hop_limit = 64;
-    request.av.dmac = to.mac;
-    return request;
-}
-
 TEST_P(BackendTest, a_datagram_arrives_behind_its_grh)
 {
     Connection c;

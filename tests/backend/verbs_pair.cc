@@ -79,6 +79,12 @@ private:
     static void set_up(BackendEnd& end, VerbsBackend& backend, const HostPort& port)
     {
         backend.set_client(end);
+        end.wait_events = [&backend] {
+            pollfd fd{backend.event_fd(), POLLIN, 0};
+            bool some = poll(&fd, 1, std::chrono::milliseconds(patience).count()) > 0;
+            backend.handle_events();
+            return some;
+        };
         end.gid = find_gid(port);
         end.set_up(backend);
     }

@@ -28,6 +28,16 @@ for i in 0 1; do
 done
 for i in 0 1; do until ibv_devinfo -d rxe$i | grep -q PORT_ACTIVE; do :; done; done
 """
+# They change the device's link: another one than the other tests have.
+HOST_EVENTS = "*HostEvents*:*Removal*"
+OTHER_LINK = """
+set -e
+ip link add eth2 type veth peer name eth3
+for i in 2 3; do ip link set eth$i mtu 4500 up; done
+ip addr add 10.0.3.1/24 dev eth2
+rdma link add rxe2 type rxe netdev eth2
+until ibv_devinfo -d rxe2 | grep -q PORT_ACTIVE; do :; done
+"""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +54,18 @@ def host(tmp_path_factory, image, payload):
 
 @pytest.mark.parametrize("devices", ["rxe0", "rxe0 rxe1"], ids=["one-link", "two-links"])
 def test_suite(host, devices):
-    result = host.run(f"{SUITE} {devices}", timeout=600)
+    result = host.run(f"{SUITE} {devices} --gtest_filter=-{HOST_EVENTS}", timeout=600)
     assert result.status == 0, result.output[-8000:]
     passed = re.search(r"\[  PASSED  \] (\d+) tests", result.output)
     assert passed and int(passed[1]) >= 60, result.output[-2000:]
+
+
+def test_host_events(host):
+    host.check(OTHER_LINK)
+    result = host.run(f"{SUITE} rxe2 --gtest_filter={HOST_EVENTS}", timeout=300)
+    assert result.status == 0 and "[  PASSED  ] 3 tests" in result.output, result.output[-8000:]
+    # Once for each of the two backends of the two tests that remove it.
+    assert result.output.count("RDMA device 'rxe2' is gone") == 4, result.output[-8000:]
 
 
 def test_memory_that_cannot_be_locked(host):

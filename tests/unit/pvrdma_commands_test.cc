@@ -507,6 +507,56 @@ TEST_F(PvrdmaCommands, a_qps_pages_suffice_and_are_guest_memory)
     EXPECT_EQ(create_qp([](CmdCreateQp&) {}, big), 0u);
 }
 
+TEST_F(PvrdmaCommands, a_change_that_takes_long_is_answered_when_it_is_done)
+{
+    ModelQp qp = guest.create_qp({});
+    const int before = guest.host.irqs[vector_response];
+    for (int error : {0, EHOSTUNREACH}) {
+        guest.backend.failure = EINPROGRESS;
+        CmdModifyQp cmd{.hdr = {},
+                        .qp_handle = qp.handle,
+                        .attr_mask = IBV_QP_STATE,
+                        .attrs = {.qp_state = IBV_QPS_INIT}};
+        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
+        EXPECT_EQ(guest.host.irqs[vector_response], before + (error == 0 ? 0 : 1));
+        guest.device.modified(qp.handle + 1, EINVAL); // of another QP
+        guest.device.modified(qp.handle, error);
+        EXPECT_EQ(guest.host.irqs[vector_response], before + (error == 0 ? 1 : 2));
+        auto resp = guest.response<RespHdr>();
+        EXPECT_EQ(resp.ack, cmd_modify_qp | cmd_response_bit);
+        EXPECT_EQ(resp.response, guest.ram.at<CmdHdr>(guest.command_slot).response);
+        EXPECT_EQ(resp.err, error);
+    }
+    guest.device.modified(qp.handle, 0); // it has been answered
+    EXPECT_EQ(guest.host.irqs[vector_response], before + 2);
+}
+
+TEST_F(PvrdmaCommands, a_change_that_the_driver_has_given_up_is_not_answered)
+{
+    ModelQp qp = guest.create_qp({});
+    auto change = [&] {
+        guest.backend.failure = EINPROGRESS;
+        CmdModifyQp cmd{.hdr = {},
+                        .qp_handle = qp.handle,
+                        .attr_mask = IBV_QP_STATE,
+                        .attrs = {.qp_state = IBV_QPS_INIT}};
+        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
+        guest.backend.failure = 0;
+    };
+    change();
+    EXPECT_EQ(guest.post(cmd_query_pkey,
+                         CmdQueryPkey{.hdr = {}, .port_num = 1, .index = 0, .reserved = {}}),
+              0u);
+    const int before = guest.host.irqs[vector_response];
+    guest.device.modified(qp.handle, 0);
+    EXPECT_EQ(guest.host.irqs[vector_response], before);
+    EXPECT_EQ(guest.response<RespHdr>().ack, cmd_query_pkey | cmd_response_bit);
+    change();
+    guest.device.reset();
+    guest.device.modified(qp.handle, 0);
+    EXPECT_EQ(guest.host.irqs[vector_response], before);
+}
+
 TEST_F(PvrdmaCommands, attributes_named_by_the_mask_reach_the_backend)
 {
     ModelQp qp = guest.create_qp({});
