@@ -474,7 +474,7 @@ void Requester::go_back(QueuePair& qp)
     qp.req.recovering = true;
     position_cursor(qp);
     _ctx.schedule(qp);
-    restart_timer(qp); // that is, none before the next packet
+    _ctx.set_timer(qp, no_deadline); // the next packet starts it
 }
 
 // One retry less (9.7.6.1.3 and 9.7.5.2.8). False: there was none left, and the QP

@@ -14,7 +14,7 @@ namespace rdma::verbs {
 template <typename T>
 class SlotTable {
 public:
-    explicit SlotTable(uint32_t depth) : _depth(depth), _slots(depth)
+    explicit SlotTable(uint32_t depth) : _slots(depth)
     {
         _free.reserve(depth);
         clear();
@@ -22,7 +22,6 @@ public:
 
     bool full() const { return _free.empty(); }
     uint32_t used() const { return static_cast<uint32_t>(_slots.size() - _free.size()); }
-    uint32_t depth() const { return _depth; }
 
     // There must be a free one.
     uint32_t put(const T& value)
@@ -46,18 +45,18 @@ public:
     // All there are, in the order they were put.
     std::vector<T> take_all()
     {
-        std::erase_if(_slots, [](const Slot& slot) { return !slot.used; });
-        std::ranges::sort(_slots, {}, &Slot::order);
-        std::vector<T> values;
-        std::ranges::transform(_slots, std::back_inserter(values), &Slot::value);
-        _slots.resize(_depth);
+        std::vector<Slot> taken;
+        std::ranges::copy_if(_slots, std::back_inserter(taken), &Slot::used);
+        std::ranges::sort(taken, {}, &Slot::order);
         clear();
+        std::vector<T> values;
+        std::ranges::transform(taken, std::back_inserter(values), &Slot::value);
         return values;
     }
     void clear()
     {
         _free.clear();
-        for (uint32_t slot = depth(); slot > 0; --slot) {
+        for (auto slot = static_cast<uint32_t>(_slots.size()); slot > 0; --slot) {
             _slots[slot - 1].used = false;
             _free.push_back(slot - 1);
         }
@@ -69,7 +68,6 @@ private:
         bool used = false;
         uint64_t order = 0;
     };
-    uint32_t _depth;
     std::vector<Slot> _slots;
     std::vector<uint32_t> _free;
     uint64_t _next = 0;

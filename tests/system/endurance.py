@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from test_perftest_modes import commands
 from test_programs import both, expect_success, wait_cm_listener
 from vm.fabric import Fabric, run_pair
 from vm.memory import own_memory, shared_ram
@@ -63,11 +64,8 @@ def rping(fabric):
 
 
 def write_bandwidth(fabric):
-    server, client, address, server_gid, client_gid = both(fabric)
-    command = "ib_write_bw -F -q 8 -s 65536 -n 200 -p 18605 -u 17"  # 0.5 s, as rdma-verify has it
-    expect_success(run_pair(
-        server, client, f"{command} -d {server.device} -x {server_gid}",
-        f"{command} -d {client.device} -x {client_gid} {address}", 18605, 600))
+    test = "ib_write_bw -q 8 -s 65536 -n 200 -p 18605 -u 17"  # 0.5 s, as rdma-verify has it
+    expect_success(run_pair(*fabric.nodes, *commands(fabric, test), 18605, 600))
 
 
 # What comes and goes beside the streams, in turn. Not the suite of errors: a NAK that is lost is not sent

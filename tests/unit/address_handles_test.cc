@@ -42,22 +42,11 @@ public:
     }
     void set_slow(uint32_t destination, bool slow)
     {
-        std::lock_guard lock(_mutex);
-        if (slow) {
-            _slow.insert(destination);
-        } else {
-            _slow.erase(destination);
-        }
-        _changed.notify_all();
+        put(_slow, destination, slow);
     }
     void set_dead(uint32_t destination, bool dead)
     {
-        std::lock_guard lock(_mutex);
-        if (dead) {
-            _dead.insert(destination);
-        } else {
-            _dead.erase(destination);
-        }
+        put(_dead, destination, dead);
     }
     void wait_working(size_t count)
     {
@@ -78,6 +67,17 @@ public:
     size_t most = 0; // handles at once
 
 private:
+    void put(std::set<uint32_t>& destinations, uint32_t destination, bool is_one)
+    {
+        std::lock_guard lock(_mutex);
+        if (is_one) {
+            destinations.insert(destination);
+        } else {
+            destinations.erase(destination);
+        }
+        _changed.notify_all();
+    }
+
     std::mutex _mutex;
     std::condition_variable _changed;
     std::set<uint32_t> _slow;

@@ -24,6 +24,21 @@ struct PvrdmaCommands : testing::Test {
                 .access_flags = IBV_ACCESS_LOCAL_WRITE,
                 .nchunks = num_pages};
     }
+    void post_modify_qp(uint32_t handle, int mask, const QpAttr& attrs)
+    {
+        CmdModifyQp cmd{.hdr = {},
+                        .qp_handle = handle,
+                        .attr_mask = static_cast<uint32_t>(mask),
+                        .attrs = attrs};
+        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
+    }
+    // A MODIFY_QP whose outcome the backend tells later.
+    void start_change(const ModelQp& qp)
+    {
+        guest.backend.failure = EINPROGRESS;
+        post_modify_qp(qp.handle, IBV_QP_STATE, {.qp_state = IBV_QPS_INIT});
+        guest.backend.failure = 0;
+    }
     uint32_t create_qp(void (*change)(CmdCreateQp&), ModelGuest::QpShape shape = {})
     {
         std::vector<uint64_t> pages;
@@ -48,12 +63,8 @@ struct PvrdmaCommands : testing::Test {
     // MODIFY_QP, whose failure is in the response: its err.
     int modify_qp(uint32_t handle, int mask, const QpAttr& attrs)
     {
-        CmdModifyQp cmd{.hdr = {},
-                        .qp_handle = handle,
-                        .attr_mask = static_cast<uint32_t>(mask),
-                        .attrs = attrs};
         int before = guest.host.irqs[vector_response];
-        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
+        post_modify_qp(handle, mask, attrs);
         EXPECT_EQ(guest.host.irqs[vector_response], before + 1);
         auto resp = guest.response<RespHdr>();
         EXPECT_EQ(resp.ack, cmd_modify_qp | cmd_response_bit);
@@ -512,12 +523,7 @@ TEST_F(PvrdmaCommands, a_change_that_takes_long_is_answered_when_it_is_done)
     ModelQp qp = guest.create_qp({});
     const int before = guest.host.irqs[vector_response];
     for (int error : {0, EHOSTUNREACH}) {
-        guest.backend.failure = EINPROGRESS;
-        CmdModifyQp cmd{.hdr = {},
-                        .qp_handle = qp.handle,
-                        .attr_mask = IBV_QP_STATE,
-                        .attrs = {.qp_state = IBV_QPS_INIT}};
-        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
+        start_change(qp);
         EXPECT_EQ(guest.host.irqs[vector_response], before + (error == 0 ? 0 : 1));
         guest.device.modified(qp.handle + 1, EINVAL); // of another QP
         guest.device.modified(qp.handle, error);
@@ -534,16 +540,7 @@ TEST_F(PvrdmaCommands, a_change_that_takes_long_is_answered_when_it_is_done)
 TEST_F(PvrdmaCommands, a_change_that_the_driver_has_given_up_is_not_answered)
 {
     ModelQp qp = guest.create_qp({});
-    auto change = [&] {
-        guest.backend.failure = EINPROGRESS;
-        CmdModifyQp cmd{.hdr = {},
-                        .qp_handle = qp.handle,
-                        .attr_mask = IBV_QP_STATE,
-                        .attrs = {.qp_state = IBV_QPS_INIT}};
-        EXPECT_EQ(guest.post(cmd_modify_qp, cmd), 0u);
-        guest.backend.failure = 0;
-    };
-    change();
+    start_change(qp);
     EXPECT_EQ(guest.post(cmd_query_pkey,
                          CmdQueryPkey{.hdr = {}, .port_num = 1, .index = 0, .reserved = {}}),
               0u);
@@ -551,7 +548,7 @@ TEST_F(PvrdmaCommands, a_change_that_the_driver_has_given_up_is_not_answered)
     guest.device.modified(qp.handle, 0);
     EXPECT_EQ(guest.host.irqs[vector_response], before);
     EXPECT_EQ(guest.response<RespHdr>().ack, cmd_query_pkey | cmd_response_bit);
-    change();
+    start_change(qp);
     guest.device.reset();
     guest.device.modified(qp.handle, 0);
     EXPECT_EQ(guest.host.irqs[vector_response], before);
