@@ -4,9 +4,11 @@
     tools/test system tests/system/migration_figures.py -s
 
 prints a table for docs/migration.md. Each line is the median of MIGRATIONS migrations of a guest back
-and forth; "saving" and "loading" are the device's share of the downtime as QEMU traces it. "first sent" and
-"first answer" are when the guest's first RoCEv2 frame comes to the switch and when the next one for it does, after
-the destination's RESUME event.
+and forth; "saving" and "loading" are what QEMU traces for the device. Saving waits for a destination that is still
+at the devices before, so the two overlap; "added" is from when the source has saved and the destination has loaded
+the device before (what comes last) until the destination has loaded this one. "first sent" and "first answer" are
+when the guest's first RoCEv2 frame comes to the switch and when the next one for it does, after the destination's
+RESUME event.
 """
 import contextlib
 import os
@@ -23,8 +25,9 @@ STREAMS = ["--qps 1 --depth 16 --max-size 4096", "--qps 100 --depth 8 --max-size
            "--qps 1000 --depth 2 --max-size 1024"]
 CONNECTIONS = 10000
 RAM = "2G"
-SHARE = re.compile(r"vmstate_downtime_(save|load) type=\S+ idstr=\S+/pvrdma instance_id=0 downtime=(\d+)")
-HEADER = ("guest", "QEMU's downtime, ms", "saving, ms", "loading, ms", "gap at the peer, ms",
+SHARE = re.compile(r"@(\d+\.\d+):vmstate_downtime_(save|load) type=\S+ idstr=(\S+) instance_id=\d+ downtime=(\d+)")
+DEVICE = re.compile(r"\S+/pvrdma")
+HEADER = ("guest", "QEMU's downtime, ms", "saving, ms", "loading, ms", "added, ms", "gap at the peer, ms",
           "first sent, ms", "first answer, ms")
 
 
@@ -34,6 +37,7 @@ def pair(kinds, tmp_path_factory, image, payload):
     directory = tmp_path_factory.mktemp("figures")
     switch = Switch(os.environ["RDMA_SWITCH"], directory, 3)
     fabric = Fabric(kinds, directory, image, payload=payload, memory=RAM,
+                    arguments=("-msg", "timestamp=on"),
                     each=[{"netdev": switch.netdev(0), "spare": switch.netdev(1)},
                           {"netdev": switch.netdev(2)}])
     try:
@@ -46,6 +50,20 @@ def pair(kinds, tmp_path_factory, image, payload):
 
 def trace(qmp):
     qmp.command("trace-event-set-state", name="vmstate_downtime_*", enable=True)
+
+
+def device_shares(log):
+    """Milliseconds of saving, loading and of what they add to the downtime; nothing without the device."""
+    traced = {"save": [], "load": []}
+    for time, direction, name, microseconds in SHARE.findall(log):
+        traced[direction].append((float(time) * 1000, DEVICE.fullmatch(name), int(microseconds) / 1000))
+    places = {direction: next((i for i, (_, is_device, _) in enumerate(entries) if is_device), None)
+              for direction, entries in traced.items()}
+    if None in places.values():
+        return None
+    begin = max(traced[direction][place - 1][0] for direction, place in places.items())
+    return (*(traced[direction][place][2] for direction, place in places.items()),
+            traced["load"][places["load"]][0] - begin)
 
 
 def roce_frames(path, mac):
@@ -75,7 +93,7 @@ def first_frames(capture, node, started):
 def measure(name, fabric, stream=None):
     """Migrates the first node; returns a line of the table."""
     node = fabric.nodes[0]
-    downtimes, gaps, shares, firsts = [], [], {"save": [], "load": []}, []
+    downtimes, gaps, shares, firsts = [], [], [], []
     capture = node.guest.directory / "migration.pcap"
     for _ in range(MIGRATIONS):
         migration = node.migration()
@@ -86,8 +104,8 @@ def measure(name, fabric, stream=None):
         fabric.switch.capture(capture if stream else "")
         downtimes.append(migration.run()["downtime"])
         log = node.guest.qemu_log.read_text(errors="replace")[log_size:]
-        for direction, microseconds in SHARE.findall(log):
-            shares[direction].append(int(microseconds) / 1000)
+        if device := device_shares(log):
+            shares.append(device)
         if stream:
             stream.expect_progress()
             gaps.append(stream.longest_gaps(reports)[1])
@@ -95,7 +113,7 @@ def measure(name, fabric, stream=None):
             started = migration.resumed["timestamp"]
             firsts.append(first_frames(capture, node, started["seconds"] * 1000000 + started["microseconds"]))
     return (name, f"{statistics.median(downtimes):.0f}",
-            *(f"{statistics.median(share):.2f}" if share else "" for share in shares.values()),
+            *([f"{statistics.median(times):.1f}" for times in zip(*shares)] or ("", "", "")),
             f"{statistics.median(gaps):.0f}" if gaps else "",
             *([f"{statistics.median(times):.1f}" for times in zip(*firsts)] or ("", "")))
 
