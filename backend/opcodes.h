@@ -27,4 +27,11 @@ inline ibv_wc_opcode wc_opcode_of(int wr_opcode)
     }
 }
 
+// Whether a send request takes a receive request of the peer's.
+inline bool takes_receive(int wr_opcode)
+{
+    return wr_opcode == IBV_WR_SEND || wr_opcode == IBV_WR_SEND_WITH_IMM ||
+           wr_opcode == IBV_WR_SEND_WITH_INV || wr_opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
+}
+
 } // namespace rdma

@@ -97,6 +97,18 @@ std::string_view name_of(SectionKind kind)
         return "roce-srq";
     case SectionKind::roce_qp:
         return "roce-qp";
+    case SectionKind::verbs_gid:
+        return "verbs-gid";
+    case SectionKind::verbs_pd:
+        return "verbs-pd";
+    case SectionKind::verbs_mr:
+        return "verbs-mr";
+    case SectionKind::verbs_cq:
+        return "verbs-cq";
+    case SectionKind::verbs_srq:
+        return "verbs-srq";
+    case SectionKind::verbs_qp:
+        return "verbs-qp";
     case SectionKind::pvrdma_device:
         return "pvrdma-device";
     case SectionKind::pvrdma_cq:

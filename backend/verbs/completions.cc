@@ -9,6 +9,7 @@
 #include <array>
 
 #include "gid.h"
+#include "opcodes.h"
 #include "verbs_backend.h"
 
 namespace rdma::verbs {
@@ -25,6 +26,7 @@ constexpr int poll_batch = 32;
 
 void VerbsBackend::watch(int operation)
 {
+    // What peers have to say is heard while stopped, too.
     for (int fd : {_kick, _channel ? _channel->fd : -1, _dead ? -1 : _port->context()->async_fd,
                    _mads ? _mads->fd() : -1, _removal.fd()}) {
         epoll_event event{};
@@ -38,6 +40,7 @@ void VerbsBackend::watch(int operation)
 void VerbsBackend::stop()
 {
     if (!_stopped) {
+        rest();
         _stopped = true;
         watch(EPOLL_CTL_DEL);
     }
@@ -48,6 +51,7 @@ void VerbsBackend::start()
     if (_stopped) {
         _stopped = false;
         watch(EPOLL_CTL_ADD);
+        wake_peers();
         for_each_qp([this](Qp& qp) { touch(qp); });
         settle();
     }
@@ -70,13 +74,21 @@ void VerbsBackend::wait_more(Cq& cq)
 
 void VerbsBackend::handle_events()
 {
+    if (_peer_channel) {
+        _peer_channel->handle();
+        tick();
+    }
     if (_stopped) {
+        answer_rests(false);
         return;
     }
     eventfd_t ignored;
     eventfd_read(_kick, &ignored);
     if (_resolver->take_news()) {
         wake_waiting();
+        _answered = true;
+    }
+    if (std::exchange(_answered, false)) {
         finish_changes();
     }
     for (uint32_t id : std::exchange(_waiting_cqs, {})) {
@@ -95,6 +107,7 @@ void VerbsBackend::handle_events()
         fail_device();
     }
     settle();
+    answer_rests(false);
 }
 
 // False: there is none.
@@ -139,35 +152,48 @@ unsigned VerbsBackend::poll_cq(Cq& cq, unsigned budget)
 
 void VerbsBackend::take(const ibv_wc& wc)
 {
+    ++_progress;
     auto slot = static_cast<uint32_t>(wc.wr_id);
     auto owner = static_cast<uint32_t>(wc.wr_id >> 32 & 0x3fffffff);
     switch (static_cast<Queue>(wc.wr_id >> 62)) {
     case Queue::send:
-        if (Qp* qp = _qps.find(owner)) {
+        if (Qp* qp = _qps.find(owner); qp && !stays(*qp, wc)) {
             take_send(*qp, slot, wc);
         }
         break;
     case Queue::recv: {
         Qp* qp = _qps.find(owner);
-        uint64_t wr_id;
-        if (qp && qp->recvs.take(slot, wr_id)) {
-            take_recv(*qp, wr_id, wc);
+        PostedRecv posted;
+        if (qp && !stays(*qp, wc) && qp->recvs.take(slot, posted)) {
+            take_recv(*qp, posted.wr_id, wc);
         }
         break;
     }
     case Queue::srq: {
         Srq* srq = _srqs.find(owner);
         auto id = _id_by_host_qpn.find(wc.qp_num);
-        uint64_t wr_id;
-        if (srq && srq->slots.take(slot, wr_id)) {
+        PostedRecv posted;
+        Qp* frozen = id != _id_by_host_qpn.end() ? _qps.find(id->second) : nullptr;
+        if (frozen && stays(*frozen, wc)) {
+            break;
+        }
+        if (srq && srq->posted.take(slot, posted)) {
             if (id != _id_by_host_qpn.end()) {
-                take_recv(*_qps.find(id->second), wr_id, wc);
+                take_recv(*_qps.find(id->second), posted.wr_id, wc);
             }
             pump_srq(*srq);
         }
         break;
     }
     }
+}
+
+// Whether a request that the host gives up waits for a new connection of its QP.
+bool VerbsBackend::stays(Qp& qp, const ibv_wc& wc)
+{
+    bool stays = qp.frozen && wc.status == IBV_WC_WR_FLUSH_ERR && &qp != _drained;
+    qp.num_flushed += stays;
+    return stays;
 }
 
 void VerbsBackend::take_send(Qp& qp, uint32_t slot, const ibv_wc& wc)
@@ -180,11 +206,12 @@ void VerbsBackend::take_send(Qp& qp, uint32_t slot, const ibv_wc& wc)
     if (&qp == _drained) {
         return;
     }
+    qp.num_sent += wc.status == IBV_WC_SUCCESS && takes_receive(posted.opcode);
     if (posted.signaled || wc.status != IBV_WC_SUCCESS) {
         Completion completion;
         completion.wc = wc;
-        completion.wc.wr_id = posted.wr_id;
-        completion.wc.opcode = posted.opcode; // says nothing after an error
+        completion.wc.wr_id = posted.wr.wr_id;
+        completion.wc.opcode = wc_opcode_of(posted.opcode); // says nothing after an error
         completion.wc.wc_flags = 0;
         completion.solicited = wc.status != IBV_WC_SUCCESS;
         complete(qp, qp.init.send_cq, completion);
@@ -205,6 +232,7 @@ void VerbsBackend::take_recv(Qp& qp, uint64_t wr_id, const ibv_wc& wc)
     if (&qp == _drained) {
         return;
     }
+    qp.num_received += wc.status == IBV_WC_SUCCESS;
     Completion completion;
     completion.wc = wc;
     completion.wc.wr_id = wr_id;

@@ -36,6 +36,16 @@ public:
     std::optional<uint8_t> host_index(uint32_t index);
     // The guest's GID that has this index in the host's table; null: none.
     const ibv_gid* find_by_host_index(uint32_t index);
+    // fn(index, gid, type)
+    template <typename Fn>
+    void for_each(Fn&& fn) const
+    {
+        for (uint32_t index = 0; index < _entries.size(); ++index) {
+            if (_entries[index].type != 0) {
+                fn(index, _entries[index].gid, _entries[index].type);
+            }
+        }
+    }
     // The host's table has changed.
     void forget_indices();
     const ibv_gid* find(uint32_t index) const

@@ -90,7 +90,7 @@ bool VerbsBackend::for_each_piece(uint32_t pd, std::span<const ibv_sge> sges, si
         size_t n = std::min<size_t>(sge.length, size);
         bool is_dma = false;
         _mrs.for_each([&](uint32_t, const Mr& mr) {
-            is_dma |= mr.dma && mr.pd == pd && mr.host->lkey == sge.lkey;
+            is_dma |= mr.dma && mr.pd == pd && mr.lkey == sge.lkey;
         });
         if (!is_dma || !fn(sge.addr, n)) {
             return false;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "opcodes.h"
 #include "verbs_backend.h"
 
 namespace rdma::verbs {
@@ -145,10 +146,12 @@ void VerbsBackend::flush_host_requests(Qp& qp)
 {
     for (const PostedSend& posted : qp.sends.take_all()) {
         release_address(qp, posted);
-        complete_without_host(qp, true, {posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
+        complete_without_host(
+            qp, true,
+            {posted.wr.wr_id, IBV_WC_WR_FLUSH_ERR, wc_opcode_of(posted.opcode), true});
     }
-    for (uint64_t wr_id : qp.recvs.take_all()) {
-        complete_without_host(qp, false, {wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
+    for (const PostedRecv& posted : qp.recvs.take_all()) {
+        complete_without_host(qp, false, {posted.wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
     }
 }
 

@@ -105,7 +105,10 @@ bool has_full_paging(const ibv_odp_caps& caps, bool atomics)
 
 HostPort::HostPort(const RdmaHostPortConfig& config)
     : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
-      _adds_addresses(config.add_addresses)
+      _adds_addresses(config.add_addresses),
+      // With a GID of the host's in place of the guest's, devices cannot be told apart.
+      _peer_port(config.gid_index < 0 ? config.peer_port : uint16_t{0}),
+      _loses_on_migrate(config.lose_on_migrate)
 {
     if (int error = ibv_query_device(context(), &_attributes)) {
         fail(fmt::format("RDMA device '{}' does not answer: {}", _device, strerror(error)));

@@ -36,6 +36,10 @@ public:
     // The GID that all packets come from, in place of the guest's own.
     std::optional<uint32_t> fixed_gid() const { return _fixed_gid; }
     bool adds_addresses() const { return _adds_addresses; }
+    // TCP's, for the control channel between devices; 0: none.
+    uint16_t peer_port() const { return _peer_port; }
+    // Whether QPs that cannot migrate go to the error state, and do not hold it up.
+    bool loses_on_migrate() const { return _loses_on_migrate; }
 
     // The port as it is just now; nothing where the device is gone.
     std::optional<ibv_port_attr> query() const;
@@ -56,6 +60,8 @@ private:
     bool _on_demand_paging = false;
     std::optional<uint32_t> _fixed_gid;
     bool _adds_addresses = false;
+    uint16_t _peer_port = 0;
+    bool _loses_on_migrate = false;
 };
 
 } // namespace rdma::verbs

@@ -33,8 +33,19 @@ int VerbsBackend::create_host_qp(const QpInit& init, Qp& qp)
                 std::max(init.cap.max_send_sge, 1u),
                 init.use_srq ? 0 : std::max(init.cap.max_recv_sge, 1u), 0};
     host.qp_type = init.type;
-    qp.host.reset(ibv_create_qp(_pds.find(init.pd)->host.get(), &host));
-    return qp.host ? 0 : host_error(errno);
+    // A number that the guest knows another QP by, which has come from another host,
+    // is left to nobody: those are kept until there is a better one.
+    std::vector<HostQp> refused;
+    do {
+        if (qp.host) {
+            refused.push_back(std::move(qp.host));
+        }
+        qp.host.reset(ibv_create_qp(_pds.find(init.pd)->host.get(), &host));
+    } while (qp.host && _id_by_qpn.contains(qp.host->qp_num) && refused.size() < 64);
+    if (!qp.host) {
+        return host_error(errno);
+    }
+    return _id_by_qpn.contains(qp.host->qp_num) ? ENOMEM : 0;
 }
 
 // The QP's requests need room in its CQs, those of an SRQ once for each CQ.
@@ -82,27 +93,59 @@ void VerbsBackend::count_users(const QpInit& init, int change)
     }
 }
 
-Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
+// Whether there can be such a QP: 0 or a positive errno value.
+int VerbsBackend::check_objects(const QpInit& init) const
 {
     if (!_pds.find(init.pd) || !_cqs.find(init.send_cq) || !_cqs.find(init.recv_cq) ||
         (init.use_srq && !_srqs.find(init.srq))) {
-        return std::unexpected(ENOENT);
+        return ENOENT;
     }
     if (_dead) {
-        return std::unexpected(EIO);
+        return EIO;
     }
     if (check_init(init, _limits) != 0) {
-        return std::unexpected(EINVAL);
+        return EINVAL;
     }
-    if (init.gsi && _gsi) {
-        return std::unexpected(EBUSY);
+    return init.gsi && _gsi ? EBUSY : 0;
+}
+
+// A QP that has an id: what it needs, and the host's.
+int VerbsBackend::set_up_qp(Qp& qp)
+{
+    qp.attr.cap = qp.init.cap;
+    qp.attr.port_num = 1;
+    if (qp.init.gsi) {
+        open_mad_port();
+    } else {
+        int error = use_cqs(qp.init);
+        if (error == 0 && (error = create_host_qp(qp.init, qp)) != 0) {
+            release_cqs(qp.init);
+        }
+        if (error != 0) {
+            return error;
+        }
+        _id_by_host_qpn[qp.host->qp_num] = qp.id;
+    }
+    count_users(qp.init, 1);
+    return 0;
+}
+
+VerbsBackend::Qp* VerbsBackend::find_by_qpn(uint32_t qpn)
+{
+    auto found = _id_by_qpn.find(qpn);
+    return found == _id_by_qpn.end() ? nullptr : _qps.find(found->second);
+}
+
+Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
+{
+    if (int error = check_objects(init)) {
+        return std::unexpected(error);
     }
     Qp* qp;
     uint32_t id = gsi_qpn;
     if (init.gsi) {
         _gsi = std::make_unique<Qp>(init);
         qp = _gsi.get();
-        open_mad_port();
     } else {
         std::tie(qp, id) = _qps.emplace(init);
         if (!qp) {
@@ -111,21 +154,14 @@ Result<QpNumbers> VerbsBackend::create_qp(const QpInit& init)
     }
     qp->id = id;
     qp->qpn = id;
-    qp->attr.cap = init.cap;
-    qp->attr.port_num = 1;
-    if (!init.gsi) {
-        int error = use_cqs(init);
-        if (error == 0 && (error = create_host_qp(init, *qp)) != 0) {
-            release_cqs(init);
-        }
-        if (error != 0) {
-            _qps.erase(id);
-            return std::unexpected(error);
-        }
-        qp->qpn = qp->host->qp_num;
-        _id_by_host_qpn[qp->host->qp_num] = id;
+    if (int error = set_up_qp(*qp)) {
+        _qps.erase(id);
+        return std::unexpected(error);
     }
-    count_users(init, 1);
+    if (!init.gsi) {
+        qp->qpn = qp->host->qp_num;
+        _id_by_qpn[qp->qpn] = id;
+    }
     return QpNumbers{id, qp->qpn};
 }
 
@@ -158,11 +194,12 @@ int VerbsBackend::destroy_qp(uint32_t id)
         std::erase(_touched, id);
         _gsi.reset();
     } else {
-        uint32_t host_qpn = qp->qpn;
+        // Without a host's there is nothing of it in the CQs.
+        uint32_t host_qpn = qp->host ? qp->host->qp_num : 0;
         qp->host.reset();
-        _id_by_host_qpn[host_qpn] = id; // for what its SRQ has completed
         drain_cqs(*qp);
         _id_by_host_qpn.erase(host_qpn);
+        _id_by_qpn.erase(qp->qpn);
         forget_requests(*qp);
         std::erase(_touched, id);
         std::erase(_changing, id);
@@ -185,7 +222,11 @@ void VerbsBackend::forget_requests(Qp& qp)
     qp.held_send.reset();
     qp.held_recv.reset();
     qp.refused.clear();
+    qp.replays.clear();
+    qp.recv_replays.clear();
     qp.send_failed = qp.recv_failed = false;
+    qp.suspended = qp.frozen = qp.arriving = qp.lost = false;
+    qp.num_received = qp.num_sent = 0;
 }
 
 void VerbsBackend::enter_reset(Qp& qp)
@@ -198,6 +239,8 @@ void VerbsBackend::enter_reset(Qp& qp)
     qp.attr.cap = qp.init.cap;
     qp.attr.port_num = 1;
     qp.dmac = {};
+    qp.peer.reset();
+    qp.peer_host_qpn = 0;
 }
 
 void VerbsBackend::enter_error(Qp& qp)
@@ -224,9 +267,12 @@ bool VerbsBackend::to_host(ibv_ah_attr& av)
     return true;
 }
 
-int VerbsBackend::to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host)
+int VerbsBackend::to_host(const Qp& qp, const ibv_qp_attr& attr, int mask, ibv_qp_attr& host)
 {
     host = attr;
+    if ((mask & IBV_QP_DEST_QPN) && qp.peer_host_qpn != 0) {
+        host.dest_qp_num = qp.peer_host_qpn;
+    }
     host.port_num = _port->number();
     host.qp_access_flags &= access_flags;
     if ((mask & IBV_QP_AV) && !to_host(host.ah_attr)) {
@@ -267,13 +313,16 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
     ibv_qp_attr host;
     int error = check_change(*qp, attr, mask);
     if (error == 0) {
-        error = to_host(attr, mask, host);
+        error = to_host(*qp, attr, mask, host);
     }
     if (error != 0) {
         return error;
     }
     // The host looks the address up again in changing its QP: it knows it then.
     qp->change = {attr, mask, dmac, _pds.find(qp->init.pd)->addresses.look_up(host.ah_attr)};
+    if (mask & IBV_QP_DEST_QPN) {
+        qp->change->question = ask_for_qp(*qp, attr);
+    }
     _changing.push_back(id);
     return EINPROGRESS;
 }
@@ -282,7 +331,7 @@ void VerbsBackend::finish_changes()
 {
     for (uint32_t id : std::exchange(_changing, {})) {
         Qp& qp = *_qps.find(id);
-        if (!_dead && !qp.change->address->is_done()) {
+        if (!_dead && (!qp.change->address->is_done() || qp.change->question != 0)) {
             _changing.push_back(id);
             continue;
         }
@@ -290,6 +339,9 @@ void VerbsBackend::finish_changes()
         int error = EIO;
         if (!_dead) {
             auto& address = change.address->result();
+            if (change.mask & IBV_QP_DEST_QPN) {
+                qp.peer_host_qpn = change.host_qpn;
+            }
             error = address ? change_qp(qp, change.attr, change.mask, change.dmac)
                             : host_error(address.error());
         }
@@ -308,7 +360,7 @@ int VerbsBackend::change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac
     bool is_ours = qp.state == IBV_QPS_RESET && to == IBV_QPS_ERR;
     if (qp.host && !is_ours) {
         ibv_qp_attr host;
-        if (int error = to_host(attr, mask, host)) {
+        if (int error = to_host(qp, attr, mask, host)) {
             return error;
         }
         // The host may not have heard of an error as we have, or the other way round.

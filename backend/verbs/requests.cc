@@ -36,6 +36,41 @@ bool can_send(ibv_qp_state state)
     return state == IBV_QPS_RTS || state == IBV_QPS_SQD || state == IBV_QPS_SQE;
 }
 
+// As the device gave it; the guest's keys.
+void restore(const KeptSend& kept, SendRequest& request)
+{
+    request.wr = kept.request.wr;
+    request.opcode = kept.request.opcode;
+    request.malformed = IBV_WC_SUCCESS;
+    std::ranges::copy(kept.sges, request.sge.begin());
+}
+
+void restore(const KeptRecv& kept, RecvRequest& request)
+{
+    request.wr_id = kept.request.wr_id;
+    request.num_sge = kept.request.num_sge;
+    request.malformed = IBV_WC_SUCCESS;
+    std::ranges::copy(kept.sges, request.sge.begin());
+}
+
+template <typename T, typename Request>
+bool take_replay(std::deque<Kept<T>>& replays, Request& request)
+{
+    if (replays.empty()) {
+        return false;
+    }
+    restore(replays.front(), request);
+    replays.pop_front();
+    return true;
+}
+
+void use_host_keys(const GuestKeys& keys, std::span<ibv_sge> sges)
+{
+    for (ibv_sge& sge : sges) {
+        sge.lkey = keys.host_key(sge.lkey);
+    }
+}
+
 } // namespace
 
 // False: there is none.
@@ -45,7 +80,17 @@ bool VerbsBackend::next_send(Qp& qp, SendRequest& request)
         request = *std::exchange(qp.deferred_send, nullptr);
         return true;
     }
-    return _client->pull_send(qp.id, request);
+    return take_replay(qp.replays, request) || _client->pull_send(qp.id, request);
+}
+
+bool VerbsBackend::next_recv(Qp& qp, RecvRequest& request)
+{
+    return take_replay(qp.recv_replays, request) || _client->pull_recv(qp.id, request);
+}
+
+bool VerbsBackend::next_srq_recv(Srq& srq, RecvRequest& request)
+{
+    return take_replay(srq.replays, request) || _client->pull_srq_recv(srq.id, request);
 }
 
 void VerbsBackend::wait_for_address(Qp& qp)
@@ -103,7 +148,8 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
         qp.held_send = Held{request.wr.wr_id, status, opcode, signaled};
         return false;
     }
-    PostedSend posted{request.wr.wr_id, opcode, signaled, false, 0};
+    PostedSend posted{request.wr, request.opcode, signaled, false, 0};
+    std::span<ibv_sge> sges(request.sge.data(), static_cast<size_t>(request.wr.num_sge));
     wr = request.wr;
     wr.next = nullptr;
     wr.opcode = static_cast<ibv_wr_opcode>(request.opcode);
@@ -130,8 +176,13 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
         wr.wr.ud.ah = use->handle;
         posted.has_address = true;
         posted.address = use->index;
+    } else if (qp.peer && opcode != IBV_WC_SEND) {
+        bool is_atomic = opcode == IBV_WC_COMP_SWAP || opcode == IBV_WC_FETCH_ADD;
+        uint32_t& rkey = is_atomic ? wr.wr.atomic.rkey : wr.wr.rdma.rkey;
+        rkey = qp.peer->keys.host_key(rkey);
     }
-    wr.wr_id = host_wr_id(Queue::send, qp.id, qp.sends.put(posted));
+    wr.wr_id = host_wr_id(Queue::send, qp.id, qp.sends.put(posted, sges));
+    use_host_keys(_lkeys, sges);
     return true;
 }
 
@@ -158,9 +209,11 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
         }
         release_address(qp, posted);
         if (wr == bad && !qp.held_send) {
-            qp.held_send = Held{posted.wr_id, IBV_WC_LOC_QP_OP_ERR, posted.opcode, true};
+            qp.held_send = Held{posted.wr.wr_id, IBV_WC_LOC_QP_OP_ERR,
+                                wc_opcode_of(posted.opcode), true};
         } else {
-            qp.refused.push_back({posted.wr_id, IBV_WC_WR_FLUSH_ERR, posted.opcode, true});
+            qp.refused.push_back(
+                {posted.wr.wr_id, IBV_WC_WR_FLUSH_ERR, wc_opcode_of(posted.opcode), true});
         }
     }
     if (last) {
@@ -170,7 +223,8 @@ void VerbsBackend::post_sends(Qp& qp, unsigned count)
 
 void VerbsBackend::pump_sends(Qp& qp)
 {
-    while (!qp.held_send && !qp.waiting && !qp.send_failed && can_send(qp.state)) {
+    while (!qp.held_send && !qp.waiting && !qp.send_failed && !qp.suspended && !_resting &&
+           can_send(qp.state)) {
         unsigned count = 0;
         bool more = true;
         while (count < batch_size && !qp.sends.full()) {
@@ -188,9 +242,26 @@ void VerbsBackend::pump_sends(Qp& qp)
     }
 }
 
+// The one of the batch with this index, which goes behind those before it.
+template <typename Table>
+ibv_recv_wr& VerbsBackend::encode_recv(Table& posted, Queue queue, uint32_t owner, unsigned index)
+{
+    RecvRequest& request = _batch->recvs[index];
+    std::span<ibv_sge> sges(request.sge.data(), request.num_sge);
+    uint32_t slot = posted.put({request.wr_id, request.num_sge}, sges);
+    use_host_keys(_lkeys, sges);
+    ibv_recv_wr& wr = _batch->recv_wrs[index];
+    wr = {host_wr_id(queue, owner, slot), nullptr, request.sge.data(),
+          static_cast<int>(request.num_sge)};
+    if (index > 0) {
+        _batch->recv_wrs[index - 1].next = &wr;
+    }
+    return wr;
+}
+
 void VerbsBackend::pump_recvs(Qp& qp)
 {
-    if (qp.init.use_srq || qp.state == IBV_QPS_RESET) {
+    if (qp.init.use_srq || qp.state == IBV_QPS_RESET || _resting) {
         return;
     }
     while (!qp.held_recv && !qp.recv_failed) {
@@ -198,7 +269,7 @@ void VerbsBackend::pump_recvs(Qp& qp)
         bool more = true;
         while (count < batch_size && !qp.recvs.full()) {
             RecvRequest& request = _batch->recvs[count];
-            more = _client->pull_recv(qp.id, request);
+            more = next_recv(qp, request);
             if (!more) {
                 break;
             }
@@ -206,21 +277,15 @@ void VerbsBackend::pump_recvs(Qp& qp)
                 qp.held_recv = Held{request.wr_id, request.malformed, IBV_WC_RECV, true};
                 break;
             }
-            uint32_t slot = qp.recvs.put(request.wr_id);
-            ibv_recv_wr& wr = _batch->recv_wrs[count];
-            wr = {host_wr_id(Queue::recv, qp.id, slot), nullptr, request.sge.data(),
-                  static_cast<int>(request.num_sge)};
-            if (count > 0) {
-                _batch->recv_wrs[count - 1].next = &wr;
-            }
+            encode_recv(qp.recvs, Queue::recv, qp.id, count);
             ++count;
         }
         ibv_recv_wr* bad = nullptr;
         if (count > 0 && ibv_post_recv(qp.host.get(), _batch->recv_wrs.data(), &bad) != 0) {
             for (; bad; bad = bad->next) {
-                uint64_t wr_id;
-                if (qp.recvs.take(static_cast<uint32_t>(bad->wr_id), wr_id) && !qp.held_recv) {
-                    qp.held_recv = Held{wr_id, IBV_WC_LOC_QP_OP_ERR, IBV_WC_RECV, true};
+                PostedRecv posted;
+                if (qp.recvs.take(static_cast<uint32_t>(bad->wr_id), posted) && !qp.held_recv) {
+                    qp.held_recv = Held{posted.wr_id, IBV_WC_LOC_QP_OP_ERR, IBV_WC_RECV, true};
                 }
             }
         }
@@ -232,12 +297,12 @@ void VerbsBackend::pump_recvs(Qp& qp)
 
 void VerbsBackend::pump_srq(Srq& srq)
 {
-    while (!srq.failed && !_dead) {
+    while (!srq.failed && !_dead && !_resting) {
         unsigned count = 0;
         bool more = true;
-        while (count < batch_size && !srq.slots.full()) {
+        while (count < batch_size && !srq.posted.full()) {
             RecvRequest& request = _batch->recvs[count];
-            more = _client->pull_srq_recv(srq.id, request);
+            more = next_srq_recv(srq, request);
             if (!more) {
                 break;
             }
@@ -247,13 +312,7 @@ void VerbsBackend::pump_srq(Srq& srq)
                 _client->async_event(IBV_EVENT_SRQ_ERR, srq.id);
                 break;
             }
-            uint32_t slot = srq.slots.put(request.wr_id);
-            ibv_recv_wr& wr = _batch->recv_wrs[count];
-            wr = {host_wr_id(Queue::srq, srq.id, slot), nullptr, request.sge.data(),
-                  static_cast<int>(request.num_sge)};
-            if (count > 0) {
-                _batch->recv_wrs[count - 1].next = &wr;
-            }
+            encode_recv(srq.posted, Queue::srq, srq.id, count);
             ++count;
         }
         ibv_recv_wr* bad = nullptr;
@@ -261,7 +320,7 @@ void VerbsBackend::pump_srq(Srq& srq)
             srq.failed = true;
             _client->async_event(IBV_EVENT_SRQ_ERR, srq.id);
         }
-        if (!more || srq.slots.full()) {
+        if (!more || srq.posted.full()) {
             break;
         }
     }
@@ -323,8 +382,7 @@ void VerbsBackend::flush(Qp& qp)
     }
     if (qp.recv_failed && !qp.held_recv && !qp.init.use_srq && qp.recvs.used() == 0) {
         RecvRequest& request = _batch->recvs[0];
-        for (uint32_t i = 0; i < qp.init.cap.max_recv_wr && _client->pull_recv(qp.id, request);
-             ++i) {
+        for (uint32_t i = 0; i < qp.init.cap.max_recv_wr && next_recv(qp, request); ++i) {
             complete_without_host(qp, false,
                                   {request.wr_id, IBV_WC_WR_FLUSH_ERR, IBV_WC_RECV, true});
         }

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <vector>
 
 namespace rdma::verbs {
@@ -42,15 +41,27 @@ public:
         _free.push_back(slot);
         return true;
     }
-    // All there are, in the order they were put.
+    // fn(slot, value) of all there are, in the order they were put.
+    template <typename Fn>
+    void for_each(Fn&& fn) const
+    {
+        std::vector<uint32_t> used;
+        for (uint32_t slot = 0; slot < _slots.size(); ++slot) {
+            if (_slots[slot].used) {
+                used.push_back(slot);
+            }
+        }
+        std::ranges::sort(used, {}, [this](uint32_t slot) { return _slots[slot].order; });
+        for (uint32_t slot : used) {
+            fn(slot, _slots[slot].value);
+        }
+    }
+    // All there are, in that order.
     std::vector<T> take_all()
     {
-        std::vector<Slot> taken;
-        std::ranges::copy_if(_slots, std::back_inserter(taken), &Slot::used);
-        std::ranges::sort(taken, {}, &Slot::order);
-        clear();
         std::vector<T> values;
-        std::ranges::transform(taken, std::back_inserter(values), &Slot::value);
+        for_each([&](uint32_t, const T& value) { values.push_back(value); });
+        clear();
         return values;
     }
     void clear()

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -102,8 +103,18 @@ VerbsBackend::VerbsBackend(std::shared_ptr<HostPort> port, const Limits& limits,
     set_nonblocking(_channel->fd);
     _kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     _epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (_kick < 0 || _epoll < 0) {
+    _timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (_kick < 0 || _epoll < 0 || _timer < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
+    }
+    if (_port->peer_port() != 0) {
+        _peer_channel = std::make_unique<PeerChannel>(
+            static_cast<PeerChannel::Handler&>(*this), _port->peer_port(), _log);
+        for (int fd : {_peer_channel->fd(), _timer}) {
+            epoll_event event{};
+            event.events = EPOLLIN;
+            epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event);
+        }
     }
     _resolver.emplace([this] { kick(); });
     watch(EPOLL_CTL_ADD);
@@ -115,6 +126,7 @@ VerbsBackend::~VerbsBackend()
     _resolver.reset();
     close(_epoll);
     close(_kick);
+    close(_timer);
 }
 
 // The order is that of use.
@@ -126,6 +138,18 @@ void VerbsBackend::reset()
     _overrun_cqs.clear();
     _waiting_cqs.clear();
     _id_by_host_qpn.clear();
+    _id_by_qpn.clear();
+    _lkeys.clear();
+    _rkeys.clear();
+    _rests.clear();
+    _questions.clear();
+    _resting = _told_to_rest = _arrived = false;
+    set_tick(false);
+    if (_peer_channel) {
+        _peer_channel->close();
+    }
+    _peers.clear();
+    _arrivals.clear();
     _mads.reset();
     _gsi.reset();
     _qps.clear();
@@ -154,7 +178,7 @@ std::optional<ibv_port_attr> VerbsBackend::host_port() const
     return port;
 }
 
-Result<uint32_t> VerbsBackend::alloc_pd()
+Result<HostPd> VerbsBackend::alloc_host_pd()
 {
     if (_dead) {
         return std::unexpected(EIO);
@@ -164,8 +188,16 @@ Result<uint32_t> VerbsBackend::alloc_pd()
         return std::unexpected(host_error(errno));
     }
     auto owned = std::make_shared<OwnedPd>(_port->shared_context(), host);
-    HostPd shared(owned, host);
-    auto [pd, id] = _pds.emplace(std::move(shared), *_resolver);
+    return HostPd(owned, host);
+}
+
+Result<uint32_t> VerbsBackend::alloc_pd()
+{
+    auto host = alloc_host_pd();
+    if (!host) {
+        return std::unexpected(host.error());
+    }
+    auto [pd, id] = _pds.emplace(std::move(*host), *_resolver);
     if (!pd) {
         return std::unexpected(ENOMEM);
     }
@@ -209,8 +241,18 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
     if (_port->on_demand_paging()) {
         access |= IBV_ACCESS_ON_DEMAND;
     }
-    mr.host.reset(ibv_reg_mr_iova2(_pds.find(init.pd)->host.get(), mr.mapping.data() + skipped,
-                                   init.length, init.iova, access));
+    // With a key that the guest knows another region by, which has come from another
+    // host, it is registered once more.
+    std::vector<HostMr> refused;
+    do {
+        if (mr.host) {
+            refused.push_back(std::move(mr.host));
+        }
+        mr.host.reset(ibv_reg_mr_iova2(_pds.find(init.pd)->host.get(),
+                                       mr.mapping.data() + skipped, init.length, init.iova,
+                                       access));
+    } while (mr.host && refused.size() < 64 &&
+             (_lkeys.contains(mr.host->lkey) || _rkeys.contains(mr.host->rkey)));
     if (!mr.host) {
         int error = errno;
         _log(RDMA_LOG_WARNING,
@@ -223,15 +265,13 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
                              : std::string()));
         return host_error(error);
     }
-    if (init.access & writing_rights) {
-        for (uint64_t page : init.pages) {
-            if (mr.written.empty() || mr.written.back().gpa + mr.written.back().size != page) {
-                mr.written.push_back({page, 0});
-            }
-            mr.written.back().size += page_size;
+    for (uint64_t page : init.pages) {
+        if (mr.pieces.empty() || mr.pieces.back().gpa + mr.pieces.back().size != page) {
+            mr.pieces.push_back({page, 0});
         }
-        report_written(mr);
+        mr.pieces.back().size += page_size;
     }
+    report_written(mr);
     return 0;
 }
 
@@ -251,7 +291,10 @@ int VerbsBackend::register_guard(const MrInit& init, Mr& mr)
 // What the host's device has written it does not tell: all of the region counts.
 void VerbsBackend::report_written(const Mr& mr)
 {
-    for (Piece piece : mr.written) {
+    if (!(mr.access & writing_rights)) {
+        return;
+    }
+    for (Piece piece : mr.pieces) {
         while (piece.size > 0) {
             size_t run = _memory.writable(piece.gpa, piece.size).size();
             if (run == 0) {
@@ -275,21 +318,12 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
     if (!pd || _dead) {
         return std::unexpected(pd ? EIO : ENOENT);
     }
-    Mr made{.pd = init.pd,
-            .mapping = {},
-            .host = {},
-            .dma = init.kind == MrInit::Kind::dma,
-            .num_pages = 0,
-            .written = {}};
-    int error = EOPNOTSUPP;
-    if (init.kind == MrInit::Kind::user) {
-        error = register_user_mr(init, made);
-    } else if (init.kind == MrInit::Kind::dma) {
-        error = register_guard(init, made);
-    }
-    if (error != 0) {
+    Mr made;
+    if (int error = register_region(init, made)) {
         return std::unexpected(error);
     }
+    made.lkey = made.host->lkey;
+    made.rkey = made.host->rkey;
     auto [mr, id] = _mrs.emplace(std::move(made));
     if (!mr) {
         return std::unexpected(ENOMEM);
@@ -298,7 +332,24 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
     mr->num_pages = init.pages.size();
     _num_pages += mr->num_pages;
     _num_runs += mr->mapping.runs();
-    return MrKeys{id, mr->host->lkey, mr->host->rkey};
+    return MrKeys{id, mr->lkey, mr->rkey};
+}
+
+int VerbsBackend::register_region(const MrInit& init, Mr& mr)
+{
+    mr.pd = init.pd;
+    mr.dma = init.kind == MrInit::Kind::dma;
+    mr.access = init.access;
+    mr.iova = init.iova;
+    mr.length = init.length;
+    switch (init.kind) {
+    case MrInit::Kind::user:
+        return register_user_mr(init, mr);
+    case MrInit::Kind::dma:
+        return register_guard(init, mr);
+    default:
+        return EOPNOTSUPP;
+    }
 }
 
 int VerbsBackend::dereg_mr(uint32_t id)
@@ -308,6 +359,8 @@ int VerbsBackend::dereg_mr(uint32_t id)
         return ENOENT;
     }
     --_pds.find(mr->pd)->users;
+    _lkeys.remove(mr->lkey);
+    _rkeys.remove(mr->rkey);
     forget_sizes(*mr);
     Mr ended = std::move(*mr);
     _mrs.erase(id);
@@ -326,14 +379,19 @@ Result<uint32_t> VerbsBackend::create_cq()
         return std::unexpected(ENOMEM);
     }
     cq->id = id;
-    int entries = std::min(first_cqe, _port->attributes().max_cqe);
-    cq->host.reset(ibv_create_cq(_port->context(), entries, cq, _channel.get(), 0));
-    int error = cq->host ? ibv_req_notify_cq(cq->host.get(), 0) : errno;
-    if (error != 0) {
+    if (int error = create_host_cq(*cq)) {
         _cqs.erase(id);
-        return std::unexpected(host_error(error));
+        return std::unexpected(error);
     }
     return id;
+}
+
+int VerbsBackend::create_host_cq(Cq& cq)
+{
+    int entries = std::min(first_cqe, _port->attributes().max_cqe);
+    cq.host.reset(ibv_create_cq(_port->context(), entries, &cq, _channel.get(), 0));
+    int error = cq.host ? ibv_req_notify_cq(cq.host.get(), 0) : errno;
+    return error != 0 ? host_error(error) : 0;
 }
 
 int VerbsBackend::destroy_cq(uint32_t id)
@@ -381,13 +439,11 @@ Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& at
     if (attr.max_wr == 0 || attr.max_wr > _limits.max_srq_wr) {
         return std::unexpected(EINVAL);
     }
-    ibv_srq_init_attr init{};
-    init.attr = {attr.max_wr, std::max(attr.max_sge, 1u), 0};
-    HostSrq host(ibv_create_srq(pd->host.get(), &init));
+    auto host = create_host_srq(pd_id, attr);
     if (!host) {
-        return std::unexpected(host_error(errno));
+        return std::unexpected(host.error());
     }
-    auto [srq, id] = _srqs.emplace(std::move(host), 0u, pd_id, attr);
+    auto [srq, id] = _srqs.emplace(std::move(*host), 0u, pd_id, attr);
     if (!srq) {
         return std::unexpected(ENOMEM);
     }
@@ -395,6 +451,17 @@ Result<uint32_t> VerbsBackend::create_srq(uint32_t pd_id, const ibv_srq_attr& at
     srq->host->srq_context = srq;
     ++pd->users;
     return id;
+}
+
+Result<HostSrq> VerbsBackend::create_host_srq(uint32_t pd, const ibv_srq_attr& attr)
+{
+    ibv_srq_init_attr init{};
+    init.attr = {attr.max_wr, std::max(attr.max_sge, 1u), 0};
+    HostSrq host(ibv_create_srq(_pds.find(pd)->host.get(), &init));
+    if (!host) {
+        return std::unexpected(host_error(errno));
+    }
+    return host;
 }
 
 int VerbsBackend::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
@@ -411,7 +478,7 @@ int VerbsBackend::modify_srq(uint32_t id, const ibv_srq_attr& attr, int mask)
     }
     pump_srq(*srq);
     // The host looks at the limit when it takes a request.
-    bool reached = attr.srq_limit > srq->slots.used() + _client->srq_depth(id);
+    bool reached = attr.srq_limit > srq->posted.used() + _client->srq_depth(id);
     ibv_srq_attr host{0, 0, reached ? 0 : attr.srq_limit};
     int error = ibv_modify_srq(srq->host.get(), &host, IBV_SRQ_LIMIT);
     if (error == 0) {
@@ -450,11 +517,19 @@ int VerbsBackend::destroy_srq(uint32_t id)
 int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                           std::optional<uint16_t>)
 {
-    return _dead ? EIO : _gids.add(index, gid, type);
+    int error = _dead ? EIO : _gids.add(index, gid, type);
+    if (error == 0 && _peer_channel) {
+        _peer_channel->listen(gid);
+    }
+    return error;
 }
 
 int VerbsBackend::del_gid(uint32_t index)
 {
+    const ibv_gid* gid = _gids.find(index);
+    if (gid && _peer_channel) {
+        _peer_channel->ignore(*gid);
+    }
     return _gids.remove(index);
 }
 
@@ -490,11 +565,6 @@ size_t VerbsBackend::count(ObjectKind kind) const
         return _qps.size() + (_gsi ? 1 : 0);
     }
     return 0;
-}
-
-migration::Status VerbsBackend::load(const migration::Section&)
-{
-    return std::unexpected("the verbs backend loads no state");
 }
 
 } // namespace rdma::verbs

@@ -5,10 +5,14 @@
 //
 // Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
 // requests to the host's queues; completions.cc completions from the host;
-// host_events.cc its asynchronous events and its end; gsi.cc the GSI QP.
+// host_events.cc its asynchronous events and its end; gsi.cc the GSI QP; peers.cc
+// other devices of this kind, with which a QP outlives a migration; state.cc what is
+// saved and loaded.
 //
 // Numbers and keys: a QPN and the keys of an MR are the host's at the time they are
-// made, so that peers can use them; ids are ours.
+// made, so that peers can use them; ids are ours. They stay when the device has come
+// to another host, whose numbers are others then: that is between this backend and
+// those at the other ends.
 //
 // Every request is signaled on the host, whatever the guest asked for: that tells
 // which are done, and what is left when one fails. A host CQ has room for all that
@@ -23,7 +27,10 @@
 // requests are flushed, and its objects can be destroyed; all else fails with EIO.
 #pragma once
 
+#include <chrono>
+#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -33,18 +40,22 @@
 #include "address_handles.h"
 #include "backend.h"
 #include "gid_map.h"
+#include "guest_keys.h"
 #include "guest_memory.h"
 #include "handle_table.h"
 #include "host_port.h"
 #include "mad_port.h"
 #include "memory_mapping.h"
+#include "peer_channel.h"
+#include "posted_requests.h"
 #include "removal_watch.h"
-#include "slot_table.h"
 #include "statistics.h"
 
 namespace rdma::verbs {
 
-class VerbsBackend final : public Backend {
+struct QpState; // state_fields.h
+
+class VerbsBackend final : public Backend, private PeerChannel::Handler {
 public:
     using Log = std::function<void(int level, std::string_view message)>;
 
@@ -56,15 +67,26 @@ public:
     // Must be called before anything else.
     void set_client(BackendClient& client) { _client = &client; }
 
-    // Polls readable when handle_events() has something to do; never while stopped.
+    // Polls readable when handle_events() has something to do; while stopped that is
+    // what other devices have to say.
     int event_fd() const { return _epoll; }
     // Takes what the host has completed and tells of, a bounded amount.
     void handle_events();
     // While stopped the guest's memory and queues are left alone, but for what the
-    // host's device does by itself.
+    // host's device does by itself. With peers of this kind that is nothing: stop()
+    // has them rest and waits, up to a second, for what is in flight.
     void stop();
     void start();
     bool is_stopped() const { return _stopped; }
+    // The host's number of a QP, which the guest knows by another one after a move; 0:
+    // there is no such QP.
+    uint32_t host_qpn(uint32_t qp) const
+    {
+        const Qp* found = _qps.find(qp);
+        return found && found->host ? found->host->qp_num : 0;
+    }
+    // Nothing where this device can move to another host, or why not, for a person.
+    std::optional<std::string> migration_obstacle() const;
 
     void reset() override;
     Features features() const override;
@@ -91,11 +113,12 @@ public:
     void srq_doorbell(uint32_t srq) override;
     bool exists(ObjectKind kind, uint32_t id) const override;
     size_t count(ObjectKind kind) const override;
-    // There is no state to save: migration is refused (docs/verbs-backend.md).
-    void save(migration::StreamWriter&) override {}
-    migration::Status load(const migration::Section&) override;
+    void save(migration::StreamWriter& stream) override;
+    migration::Status load(const migration::Section& section) override;
 
 private:
+    using Clock = std::chrono::steady_clock;
+
     struct Pd {
         Pd(HostPd pd, AddressResolver& resolver);
         HostPd host;
@@ -108,13 +131,18 @@ private:
         uint64_t size; // bytes
     };
     struct Mr {
-        uint32_t pd;
+        uint32_t pd = 0;
         // In this order: the mapping must outlive what is registered over it.
         MemoryMapping mapping;
         HostMr host;
+        uint32_t lkey = 0; // as the guest knows them
+        uint32_t rkey = 0;
         bool dma = false; // see register_guard()
+        int access = 0;
+        uint64_t iova = 0;
+        uint64_t length = 0;
         uint64_t num_pages = 0;
-        std::vector<Piece> written; // what the host may write to
+        std::vector<Piece> pieces;
     };
     struct Cq {
         HostCq host;
@@ -127,7 +155,8 @@ private:
     };
     struct Srq {
         Srq(HostSrq srq, uint32_t id_, uint32_t pd_, const ibv_srq_attr& attr_)
-            : host(std::move(srq)), id(id_), pd(pd_), attr(attr_), slots(attr_.max_wr)
+            : host(std::move(srq)), id(id_), pd(pd_), attr(attr_),
+              posted(attr_.max_wr, attr_.max_sge)
         {
         }
         HostSrq host;
@@ -135,15 +164,9 @@ private:
         uint32_t pd;
         uint32_t users = 0;
         ibv_srq_attr attr;
-        SlotTable<uint64_t> slots; // the guest's wr_id
-        bool failed = false;       // takes no requests any more
-    };
-    struct PostedSend {
-        uint64_t wr_id;
-        ibv_wc_opcode opcode;
-        bool signaled;
-        bool has_address;
-        uint32_t address; // of Pd::addresses
+        PostedRequests<PostedRecv> posted;
+        std::deque<KeptRecv> replays; // go to the host before any other
+        bool failed = false;          // takes no requests any more
     };
     // A request that the host is not given: it completes when all before it have.
     struct Held {
@@ -152,20 +175,37 @@ private:
         ibv_wc_opcode opcode;
         bool signaled;
     };
-    // Of a QP, that waits for the look-up of its peer's address.
+    // A device with this backend that QPs are connected to.
+    struct Peer {
+        bool known = false;
+        GuestKeys keys;                  // its own
+        Clock::time_point retry{};       // not known: asked again from then on
+    };
+    // Of a QP, that waits for the look-up of its peer's address, and for what the peer
+    // says.
     struct Change {
         ibv_qp_attr attr;
         int mask;
         Mac dmac;
         std::shared_ptr<AddressResolver::Request> address;
+        uint32_t question = 0; // of the peer; 0: answered
+        uint32_t host_qpn = 0; // of its QP; 0: as the guest has it
     };
     struct Qp {
         explicit Qp(const QpInit& qp_init)
-            : init(qp_init), sends(qp_init.cap.max_send_wr),
-              recvs(qp_init.use_srq ? 0 : qp_init.cap.max_recv_wr)
+            : init(qp_init), sends(qp_init.cap.max_send_wr,
+                                   qp_init.type == IBV_QPT_UD ? 0 : qp_init.cap.max_send_sge),
+              recvs(qp_init.use_srq ? 0 : qp_init.cap.max_recv_wr,
+                    qp_init.type == IBV_QPT_UD ? 0 : qp_init.cap.max_recv_sge)
         {
         }
         bool is_datagram() const { return init.type == IBV_QPT_UD; }
+        // Knows a peer.
+        bool is_connected() const
+        {
+            return !is_datagram() && (state == IBV_QPS_RTR || state == IBV_QPS_RTS ||
+                                      state == IBV_QPS_SQD || state == IBV_QPS_SQE);
+        }
 
         QpInit init;
         uint32_t id = 0;
@@ -174,8 +214,27 @@ private:
         ibv_qp_state state = IBV_QPS_RESET;
         ibv_qp_attr attr{}; // as the guest has set them
         Mac dmac{};
-        SlotTable<PostedSend> sends;
-        SlotTable<uint64_t> recvs; // the guest's wr_id
+        PostedRequests<PostedSend> sends;
+        PostedRequests<PostedRecv> recvs;
+        // They go to the host before any other.
+        std::deque<KeptSend> replays;
+        std::deque<KeptRecv> recv_replays;
+        // The other end, where it is of this kind, and the number of its QP on its host.
+        std::shared_ptr<Peer> peer;
+        uint32_t peer_host_qpn = 0;
+        bool suspended = false; // sends nothing: an end moves
+        bool frozen = false;    // so that this end can: the host's is in the error state
+        uint32_t num_flushed = 0; // requests that it has given up, and are still posted
+        bool arriving = false;  // has come here, and the other end has not said that it knows
+        bool announced = false; // and has been asked to
+        bool lost = false;      // has come here without its connection
+        Clock::time_point suspended_until{};
+        // Messages that took a receive, since the connection was made or made anew.
+        uint64_t num_received = 0;
+        uint64_t num_sent = 0;        // and have been acknowledged
+        uint64_t num_received_before = 0; // by the time of the move
+        uint32_t sq_psn = 0;   // that it was connected with here
+        uint32_t rq_psn = 0;
         // Pulled, and waits for its address handle.
         std::unique_ptr<SendRequest> deferred_send;
         AddressHandles::Ticket ticket;
@@ -199,8 +258,12 @@ private:
     // verbs_backend.cc
     int register_user_mr(const MrInit& init, Mr& mr);
     int register_guard(const MrInit& init, Mr& mr);
+    int register_region(const MrInit& init, Mr& mr);
     void report_written(const Mr& mr);
     void forget_sizes(const Mr& mr);
+    Result<HostPd> alloc_host_pd();
+    int create_host_cq(Cq& cq);
+    Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
     int reserve(Cq& cq, uint32_t requests);
 
     // queue_pairs.cc
@@ -214,10 +277,13 @@ private:
         _qps.for_each([&](uint32_t, Qp& qp) { fn(qp); });
     }
     int create_host_qp(const QpInit& init, Qp& qp);
+    int check_objects(const QpInit& init) const;
+    int set_up_qp(Qp& qp);
+    Qp* find_by_qpn(uint32_t qpn);
     int use_cqs(const QpInit& init);
     void release_cqs(const QpInit& init);
     void count_users(const QpInit& init, int change);
-    int to_host(const ibv_qp_attr& attr, int mask, ibv_qp_attr& host);
+    int to_host(const Qp& qp, const ibv_qp_attr& attr, int mask, ibv_qp_attr& host);
     bool to_host(ibv_ah_attr& av);
     int change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac);
     int check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const;
@@ -234,6 +300,10 @@ private:
     void pump_recvs(Qp& qp);
     void pump_srq(Srq& srq);
     bool next_send(Qp& qp, SendRequest& request);
+    bool next_recv(Qp& qp, RecvRequest& request);
+    bool next_srq_recv(Srq& srq, RecvRequest& request);
+    template <typename Table>
+    ibv_recv_wr& encode_recv(Table& posted, Queue queue, uint32_t owner, unsigned index);
     bool encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr);
     void wait_for_address(Qp& qp);
     void stop_waiting(Qp& qp);
@@ -244,6 +314,59 @@ private:
     void finish_held(Qp& qp);
     void fail_queue(Qp& qp, bool send);
     void flush(Qp& qp);
+
+    // peers.cc
+    using Answered = std::function<void(std::optional<std::span<const uint8_t>>)>;
+    PeerName peer_name(const ibv_qp_attr& attr) const;
+    std::shared_ptr<Peer> remember_peer(const PeerName& name);
+    uint32_t ask(const PeerName& name, PeerMessage kind, const std::vector<uint8_t>& body,
+                 Answered answered);
+    uint32_t ask_for_qp(Qp& qp, const ibv_qp_attr& attr);
+    void take_found(uint32_t id, uint32_t question, const std::shared_ptr<Peer>& peer,
+                    std::optional<std::span<const uint8_t>> body);
+    void peer_asks(const PeerName& from, const PeerChannel::Asker& asker,
+                   std::span<const uint8_t> body) override;
+    void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override;
+    static void set_keys(Peer& peer, const KeyList& keys);
+    KeyList own_keys() const;
+    std::map<PeerName, std::vector<uint32_t>> connections() const;
+    std::vector<uint8_t> encode_links(const std::vector<uint32_t>& qps) const;
+    Qp* find_link(const PeerName& from, const QpLink& link);
+    void suspend(const PeerName& from, const PeerChannel::Asker& asker,
+                 const LinksRequest& request);
+    void answer_rests(bool stalled);
+    LinksAnswer resume(const PeerName& from, const LinksRequest& request);
+    MoveAnswer take_moves(const PeerName& from, const MoveRequest& request);
+    Moved take_move(const PeerName& from, const Move& move);
+    int reconnect(Qp& qp, uint64_t received_by_peer);
+    int connect_host(Qp& qp);
+    bool finish_executed(Qp& qp, uint64_t received_by_peer);
+    void lose(Qp& qp);
+    void poll_cqs(const Qp& qp);
+    void begin_connection(Qp& qp);
+    void freeze(Qp& qp);
+    void rest();
+    void work_until(const std::function<bool()>& done);
+    void resume_peers();
+    void wake_peers();
+    void arrive();
+    void announce();
+    void take_moved(const std::vector<uint32_t>& qps, Peer& peer,
+                    std::optional<std::span<const uint8_t>> body);
+    void take_moved(Qp& qp, const Moved& moved);
+    void set_tick(bool on);
+    void tick();
+    static bool can_move(const Qp& qp);
+
+    // state.cc
+    migration::Status load_gid(const migration::Section& section);
+    migration::Status load_pd(const migration::Section& section);
+    migration::Status load_mr(const migration::Section& section);
+    migration::Status load_cq(const migration::Section& section);
+    migration::Status load_srq(const migration::Section& section);
+    migration::Status check_loaded(const QpState& state);
+    migration::Status load_qp(const migration::Section& section);
+    void look_up_peer(const Qp& qp);
 
     // gsi.cc
     void open_mad_port();
@@ -257,6 +380,7 @@ private:
     // completions.cc
     unsigned poll_cq(Cq& cq, unsigned budget);
     void wait_more(Cq& cq);
+    bool stays(Qp& qp, const ibv_wc& wc);
     void take(const ibv_wc& wc);
     void take_send(Qp& qp, uint32_t slot, const ibv_wc& wc);
     void take_recv(Qp& qp, uint64_t wr_id, const ibv_wc& wc);
@@ -292,6 +416,26 @@ private:
     bool _failing = false; // the host's device is gone: fail_device() is due
     bool _dead = false;    // it is gone and closed
 
+    std::unique_ptr<PeerChannel> _peer_channel; // none: no migration
+    std::map<PeerName, std::shared_ptr<Peer>> _peers;
+    std::unordered_map<uint32_t, Answered> _questions;
+    bool _answered = false; // one that a QP's change waits for
+    // QPs that a peer wants to rest, before it moves.
+    struct Rest {
+        PeerChannel::Asker asker;
+        std::vector<uint32_t> qps; // 0: no such QP
+    };
+    std::vector<Rest> _rests;
+    std::vector<AddressHandles::Ticket> _arrivals; // look-ups for QPs that are connected later
+    bool _resting = false;       // this device is about to stop: nothing is given to the host
+    bool _told_to_rest = false;  // and its peers are
+    bool _silent = false;        // its state is saved: peers find it elsewhere
+    bool _arrived = false;       // a state has been loaded: peers are to be told
+    uint64_t _progress = 0;      // completions taken
+    uint64_t _last_progress = 0; // at the last tick
+    Clock::time_point _give_up{}; // peers that have not answered by then are lost
+    int _timer = -1;             // a timerfd: tick()
+
     std::unique_ptr<MadPort> _mads; // while there is a GSI QP
     GidMap _gids;
     HandleTable<Pd> _pds;
@@ -301,6 +445,9 @@ private:
     HandleTable<Qp> _qps;
     std::unique_ptr<Qp> _gsi;
     std::unordered_map<uint32_t, uint32_t> _id_by_host_qpn;
+    std::unordered_map<uint32_t, uint32_t> _id_by_qpn; // as guests know it
+    GuestKeys _lkeys;
+    GuestKeys _rkeys;
 
     // Requests on their way to the host, made once.
     static constexpr unsigned batch_size = 16;

@@ -255,7 +255,8 @@ struct BackendKind {
 
 // What the command line says.
 std::vector<BackendKind> kinds_under_test();
-std::vector<std::string> devices_under_test();
+std::vector<std::string> all_devices(); // devices of the host
+std::vector<std::string> devices_under_test(); // of these, the one that tests of one are for
 // Those of kinds_under_test() that are on devices of the host.
 std::vector<BackendKind> host_kinds();
 

@@ -22,6 +22,11 @@ std::vector<BackendKind> host_kinds()
     return devices.empty() ? std::vector<BackendKind>{} : kinds_under_test();
 }
 
+std::vector<std::string> all_devices()
+{
+    return devices;
+}
+
 std::vector<std::string> devices_under_test()
 {
     return devices.empty() ? devices : std::vector{devices.front()};

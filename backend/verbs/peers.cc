@@ -1,0 +1,741 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Other devices of this kind, at the other ends of QPs. Before one of two moves to
+// another host, both rest: nothing is in flight. On the new host QPs and regions have
+// other numbers; the other end hears them and connects its QP anew, with the requests
+// that wait in it (docs/verbs-backend.md).
+#include <poll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <random>
+#include <set>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "gid.h"
+#include "interface_address.h"
+#include "opcodes.h"
+#include "verbs_backend.h"
+
+namespace rdma::verbs {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// Where nothing has been completed for so long, what is in flight waits for a receive
+// request that will not come: it stays for the other host.
+constexpr auto tick_period = 50ms;
+// Most that a stop of the VM waits for.
+constexpr auto rest_time = 1s;
+// Until a peer that cannot be reached after a migration is given up.
+constexpr auto arrival_time = 10s;
+// Until QPs go on whose peer was about to move and has not been heard of since.
+constexpr auto suspension_time = 60s;
+// Before a peer is asked again that was not there or not of this kind.
+constexpr auto retry_time = 10s;
+// Devices that are remembered.
+constexpr size_t max_peers = 4096;
+
+uint32_t random_psn()
+{
+    static std::mt19937 generator{std::random_device{}()};
+    return std::uniform_int_distribution<uint32_t>(0, 0xffffff)(generator);
+}
+
+} // namespace
+
+// ---- what this device asks ----
+
+PeerName VerbsBackend::peer_name(const ibv_qp_attr& attr) const
+{
+    const ibv_gid* own = _gids.find(attr.ah_attr.grh.sgid_index);
+    return {own ? *own : ibv_gid{}, attr.ah_attr.grh.dgid};
+}
+
+std::shared_ptr<VerbsBackend::Peer> VerbsBackend::remember_peer(const PeerName& name)
+{
+    if (_peers.size() >= max_peers) {
+        std::erase_if(_peers, [](const auto& entry) { return entry.second.use_count() == 1; });
+    }
+    auto& peer = _peers[name];
+    if (!peer) {
+        peer = std::make_shared<Peer>();
+    }
+    return peer;
+}
+
+uint32_t VerbsBackend::ask(const PeerName& name, PeerMessage kind,
+                           const std::vector<uint8_t>& body, Answered answered)
+{
+    uint32_t id = _peer_channel->ask(name, kind, body);
+    _questions[id] = std::move(answered);
+    return id;
+}
+
+// What the host's number of the QP is that this one is to be connected to. The question,
+// or 0: nobody is asked.
+uint32_t VerbsBackend::ask_for_qp(Qp& qp, const ibv_qp_attr& attr)
+{
+    qp.peer.reset();
+    if (!_peer_channel || qp.is_datagram()) {
+        return 0;
+    }
+    PeerName name = peer_name(attr);
+    auto peer = remember_peer(name);
+    if (!peer->known && Clock::now() < peer->retry) {
+        return 0;
+    }
+    auto question = std::make_shared<uint32_t>();
+    *question = ask(name, PeerMessage::find, encode(FindRequest{attr.dest_qp_num}),
+                    [this, id = qp.id, question, peer](auto body) {
+                        take_found(id, *question, peer, body);
+                    });
+    return *question;
+}
+
+void VerbsBackend::take_found(uint32_t id, uint32_t question, const std::shared_ptr<Peer>& peer,
+                              std::optional<std::span<const uint8_t>> body)
+{
+    FindAnswer answer;
+    peer->known = body && decode(*body, answer);
+    if (peer->known) {
+        set_keys(*peer, answer.keys);
+    } else {
+        peer->retry = Clock::now() + retry_time;
+    }
+    Qp* qp = _qps.find(id);
+    if (qp && qp->change && qp->change->question == question) {
+        qp->change->question = 0;
+        qp->change->host_qpn = answer.host_qpn;
+        qp->peer = answer.host_qpn != 0 ? peer : nullptr;
+        _answered = true;
+    }
+}
+
+void VerbsBackend::peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body)
+{
+    if (auto question = _questions.extract(id)) {
+        question.mapped()(body);
+    }
+}
+
+void VerbsBackend::set_keys(Peer& peer, const KeyList& keys)
+{
+    peer.keys.clear();
+    for (const KeyEntry& key : keys) {
+        peer.keys.add(key.guest, key.host);
+    }
+}
+
+KeyList VerbsBackend::own_keys() const
+{
+    KeyList keys;
+    for (const auto& [guest, host] : _rkeys) {
+        keys.push_back({guest, host});
+    }
+    return keys;
+}
+
+// QPs by the device at their other end, where that is known.
+std::map<PeerName, std::vector<uint32_t>> VerbsBackend::connections() const
+{
+    std::map<PeerName, std::vector<uint32_t>> connections;
+    _qps.for_each([&](uint32_t id, Qp& qp) {
+        if (qp.is_connected() && qp.peer && qp.peer->known) {
+            connections[peer_name(qp.attr)].push_back(id);
+        }
+    });
+    return connections;
+}
+
+std::vector<uint8_t> VerbsBackend::encode_links(const std::vector<uint32_t>& qps) const
+{
+    LinksRequest request;
+    for (uint32_t id : qps) {
+        const Qp& qp = *_qps.find(id);
+        request.links.push_back({qp.attr.dest_qp_num, qp.qpn});
+    }
+    return encode(request);
+}
+
+// ---- what others ask ----
+
+void VerbsBackend::peer_asks(const PeerName& from, const PeerChannel::Asker& asker,
+                             std::span<const uint8_t> body)
+{
+    std::vector<uint8_t> answer;
+    switch (asker.kind) {
+    case PeerMessage::find:
+        if (FindRequest request; decode(body, request)) {
+            const Qp* qp = find_by_qpn(request.qpn);
+            answer = encode(FindAnswer{qp && qp->host ? qp->host->qp_num : 0, own_keys()});
+        }
+        break;
+    case PeerMessage::suspend:
+        if (LinksRequest request; decode(body, request)) {
+            suspend(from, asker, request);
+            return;
+        }
+        break;
+    case PeerMessage::resume:
+        if (LinksRequest request; decode(body, request)) {
+            answer = encode(resume(from, request));
+        }
+        break;
+    case PeerMessage::move:
+        if (MoveRequest request; decode(body, request)) {
+            answer = encode(take_moves(from, request));
+        }
+        break;
+    default:
+        break;
+    }
+    // A request that is not understood has an empty answer, which is none.
+    _peer_channel->answer(asker, answer);
+}
+
+VerbsBackend::Qp* VerbsBackend::find_link(const PeerName& from, const QpLink& link)
+{
+    Qp* qp = find_by_qpn(link.qpn);
+    bool fits = qp && qp->is_connected() && qp->attr.dest_qp_num == link.peer_qpn &&
+                peer_name(qp->attr) == from;
+    return fits ? qp : nullptr;
+}
+
+void VerbsBackend::suspend(const PeerName& from, const PeerChannel::Asker& asker,
+                           const LinksRequest& request)
+{
+    Rest rest{asker, {}};
+    for (const QpLink& link : request.links) {
+        Qp* qp = find_link(from, link);
+        if (qp) {
+            qp->suspended = true;
+            qp->suspended_until = Clock::now() + suspension_time;
+        }
+        rest.qps.push_back(qp ? qp->id : 0);
+    }
+    _rests.push_back(std::move(rest));
+    set_tick(true);
+}
+
+// Answers those who want QPs to rest that do. stalled: nothing has completed for long.
+void VerbsBackend::answer_rests(bool stalled)
+{
+    std::erase_if(_rests, [&](const Rest& rest) {
+        LinksAnswer answer;
+        bool all_quiet = true;
+        for (uint32_t id : rest.qps) {
+            const Qp* qp = _qps.find(id);
+            bool quiet = !qp || qp->sends.used() == 0;
+            all_quiet &= quiet;
+            answer.links.push_back(!qp     ? LinkStatus::unknown
+                                   : quiet ? LinkStatus::quiet
+                                           : LinkStatus::stalled);
+        }
+        if (all_quiet || stalled) {
+            _peer_channel->answer(rest.asker, encode(answer));
+        }
+        return all_quiet || stalled;
+    });
+}
+
+LinksAnswer VerbsBackend::resume(const PeerName& from, const LinksRequest& request)
+{
+    LinksAnswer answer;
+    for (const QpLink& link : request.links) {
+        Qp* qp = find_link(from, link);
+        answer.links.push_back(qp ? LinkStatus::quiet : LinkStatus::unknown);
+        if (qp && !qp->arriving) {
+            qp->suspended = false;
+            touch(*qp);
+        }
+    }
+    return answer;
+}
+
+MoveAnswer VerbsBackend::take_moves(const PeerName& from, const MoveRequest& request)
+{
+    MoveAnswer answer;
+    auto peer = remember_peer(from);
+    peer->known = true;
+    set_keys(*peer, request.keys);
+    for (const Move& move : request.moves) {
+        answer.moved.push_back(take_move(from, move));
+    }
+    answer.keys = own_keys();
+    return answer;
+}
+
+Moved VerbsBackend::take_move(const PeerName& from, const Move& move)
+{
+    Qp* qp = find_link(from, move.link);
+    if (!qp || _dead) {
+        return {MoveStatus::unknown, 0, 0};
+    }
+    if (_stopped || _resting) {
+        return {MoveStatus::not_now, 0, 0};
+    }
+    // Where both have come to another host, the request of one of them counts.
+    if (qp->arriving && std::memcmp(from.own.raw, from.peer.raw, sizeof(from.own.raw)) < 0) {
+        return {MoveStatus::mine, 0, 0};
+    }
+    // What has been completed is, and the rest waits for the new connection.
+    poll_cqs(*qp);
+    if (!qp->is_connected()) {
+        return {MoveStatus::failed, 0, 0};
+    }
+    qp->peer = remember_peer(from);
+    qp->peer_host_qpn = move.host_qpn;
+    qp->sq_psn = move.receiver_psn;
+    qp->rq_psn = move.sender_psn;
+    Moved answer{MoveStatus::done, qp->host->qp_num, qp->num_received};
+    if (reconnect(*qp, move.received) != 0) {
+        lose(*qp);
+        return {MoveStatus::failed, 0, 0};
+    }
+    qp->arriving = qp->suspended = false;
+    touch(*qp);
+    return answer;
+}
+
+// ---- a QP's new connection ----
+
+void VerbsBackend::poll_cqs(const Qp& qp)
+{
+    for (uint32_t id : {qp.init.send_cq, qp.init.recv_cq}) {
+        Cq& cq = *_cqs.find(id);
+        poll_cq(cq, static_cast<unsigned>(cq.host->cqe) + 1);
+        wait_more(cq);
+    }
+}
+
+// What this end says of the connection that it is about to make.
+void VerbsBackend::begin_connection(Qp& qp)
+{
+    qp.arriving = qp.suspended = true;
+    qp.announced = false;
+    qp.sq_psn = random_psn();
+    qp.rq_psn = random_psn();
+    qp.num_received_before = std::exchange(qp.num_received, 0);
+}
+
+// Connects the host's QP, whatever it was before, to the peer's with the PSNs that have
+// been agreed on. What it held goes to it again, but for what the peer has received.
+int VerbsBackend::reconnect(Qp& qp, uint64_t received_by_peer)
+{
+    auto sends = qp.sends.keep_all();
+    auto recvs = qp.recvs.keep_all();
+    ibv_qp_attr host{};
+    host.qp_state = IBV_QPS_RESET;
+    if (int error = ibv_modify_qp(qp.host.get(), &host, IBV_QP_STATE)) {
+        return host_error(error);
+    }
+    drain_cqs(qp);
+    qp.frozen = false;
+    qp.sends.clear();
+    qp.recvs.clear();
+    qp.num_received = 0;
+    qp.replays.insert(qp.replays.begin(), std::make_move_iterator(sends.begin()),
+                      std::make_move_iterator(sends.end()));
+    qp.recv_replays.insert(qp.recv_replays.begin(), std::make_move_iterator(recvs.begin()),
+                           std::make_move_iterator(recvs.end()));
+    if (!finish_executed(qp, received_by_peer)) {
+        return EIO;
+    }
+    return connect_host(qp);
+}
+
+int VerbsBackend::connect_host(Qp& qp)
+{
+    ibv_qp_attr host;
+    auto change = [&](ibv_qp_state state, int mask) {
+        if (int error = to_host(qp, qp.attr, mask, host)) {
+            return error;
+        }
+        host.qp_state = state;
+        host.sq_psn = qp.sq_psn;
+        host.rq_psn = qp.rq_psn;
+        int error = ibv_modify_qp(qp.host.get(), &host, mask | IBV_QP_STATE);
+        return error != 0 ? host_error(error) : 0;
+    };
+    bool is_rc = qp.init.type == IBV_QPT_RC;
+    if (int error = change(IBV_QPS_INIT, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)) {
+        return error;
+    }
+    pump_recvs(qp);
+    if (qp.state == IBV_QPS_INIT) {
+        return 0;
+    }
+    if (int error = change(IBV_QPS_RTR, IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
+                                            IBV_QP_RQ_PSN |
+                                            (is_rc ? IBV_QP_MAX_DEST_RD_ATOMIC |
+                                                         IBV_QP_MIN_RNR_TIMER
+                                                   : 0))) {
+        return error;
+    }
+    if (qp.state == IBV_QPS_RTR) {
+        return 0;
+    }
+    if (int error =
+            change(IBV_QPS_RTS, IBV_QP_SQ_PSN | (is_rc ? IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
+                                                             IBV_QP_RNR_RETRY |
+                                                             IBV_QP_MAX_QP_RD_ATOMIC
+                                                       : 0))) {
+        return error;
+    }
+    return qp.state == IBV_QPS_SQD ? change(IBV_QPS_SQD, 0) : 0;
+}
+
+// Requests that the peer has carried out, though its last acknowledgements have not come,
+// are complete: up to the last that took one of its receives. Those behind it can be
+// carried out again. False: an atomic is among them, the answer to which is lost.
+bool VerbsBackend::finish_executed(Qp& qp, uint64_t received_by_peer)
+{
+    uint64_t left = received_by_peer > qp.num_sent ? received_by_peer - qp.num_sent : 0;
+    qp.num_sent = 0;
+    size_t done = 0;
+    for (size_t i = 0; i < qp.replays.size() && left > 0; ++i) {
+        if (takes_receive(qp.replays[i].request.opcode)) {
+            done = i + 1;
+            --left;
+        }
+    }
+    std::deque<KeptSend> again; // the memory READs are for has not been written
+    bool ok = true;
+    for (; done > 0; --done) {
+        KeptSend kept = std::move(qp.replays.front());
+        qp.replays.pop_front();
+        ibv_wc_opcode opcode = wc_opcode_of(kept.request.opcode);
+        if (opcode == IBV_WC_RDMA_READ) {
+            again.push_back(std::move(kept));
+            continue;
+        }
+        ok &= opcode != IBV_WC_COMP_SWAP && opcode != IBV_WC_FETCH_ADD;
+        complete_without_host(
+            qp, true, {kept.request.wr.wr_id, IBV_WC_SUCCESS, opcode, kept.request.signaled});
+    }
+    qp.replays.insert(qp.replays.begin(), std::make_move_iterator(again.begin()),
+                      std::make_move_iterator(again.end()));
+    return ok;
+}
+
+// The connection has not outlived a migration.
+void VerbsBackend::lose(Qp& qp)
+{
+    qp.arriving = qp.suspended = qp.lost = false;
+    _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_ERR;
+    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    enter_error(qp);
+}
+
+// ---- stopping and starting ----
+
+// Has the peers rest and waits for what is in flight, so that nothing writes to the
+// guest's memory any more.
+void VerbsBackend::rest()
+{
+    if (!_peer_channel || _dead || _arrived) {
+        return;
+    }
+    _resting = true;
+    _told_to_rest = true;
+    // Of those that do not answer.
+    auto stalled = std::make_shared<std::set<uint32_t>>();
+    auto asked = std::make_shared<size_t>(0);
+    for (const auto& [name, qps] : connections()) {
+        ++*asked;
+        stalled->insert(qps.begin(), qps.end());
+        ask(name, PeerMessage::suspend, encode_links(qps), [=](auto body) {
+            --*asked;
+            LinksAnswer answer;
+            bool ok = body && decode(*body, answer) && answer.links.size() == qps.size();
+            for (size_t i = 0; ok && i < qps.size(); ++i) {
+                if (answer.links[i] == LinkStatus::quiet) {
+                    stalled->erase(qps[i]);
+                }
+            }
+        });
+    }
+    auto all_of_qps = [this](auto&& is) {
+        bool all = true;
+        _qps.for_each([&](uint32_t, Qp& qp) { all &= is(qp); });
+        return all;
+    };
+    work_until([&] {
+        return *asked == 0 && all_of_qps([](const Qp& qp) { return qp.sends.used() == 0; });
+    });
+    // What is in flight still will not be done: of each request it must be known whether
+    // it was.
+    _qps.for_each([&](uint32_t id, Qp& qp) {
+        if (qp.is_connected() && qp.peer && (qp.sends.used() > 0 || stalled->contains(id))) {
+            freeze(qp);
+        }
+    });
+    work_until([&] {
+        return all_of_qps([](const Qp& qp) {
+            return !qp.frozen || qp.num_flushed >= qp.sends.used() + qp.recvs.used();
+        });
+    });
+    // The host's device has written where it has not told.
+    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+}
+
+// Until done(), or nothing more happens, but for a second at most.
+void VerbsBackend::work_until(const std::function<bool()>& done)
+{
+    auto end = Clock::now() + rest_time;
+    auto last = Clock::now();
+    uint64_t progress = _progress;
+    for (;;) {
+        handle_events();
+        auto now = Clock::now();
+        if (_progress != std::exchange(progress, _progress)) {
+            last = now;
+        }
+        if (done() || now >= end || now >= last + 3 * tick_period) {
+            return;
+        }
+        pollfd fd{_epoll, POLLIN, 0};
+        poll(&fd, 1, static_cast<int>(std::chrono::milliseconds(tick_period).count() / 5));
+    }
+}
+
+// The host's QP takes and sends nothing more; its requests stay here.
+void VerbsBackend::freeze(Qp& qp)
+{
+    qp.frozen = true;
+    qp.num_flushed = 0;
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_ERR;
+    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+}
+
+// The device goes on: where it was, or where it has come to.
+void VerbsBackend::wake_peers()
+{
+    _resting = false;
+    if (!_peer_channel) {
+        return;
+    }
+    if (std::exchange(_silent, false)) {
+        _gids.for_each([this](uint32_t, const ibv_gid& gid, uint32_t) { _peer_channel->listen(gid); });
+    }
+    bool has_rested = std::exchange(_told_to_rest, false);
+    if (std::exchange(_arrived, false)) {
+        arrive();
+    } else if (has_rested) {
+        resume_peers();
+    }
+}
+
+// It goes on where it was: frozen QPs are connected anew, others are as they were.
+void VerbsBackend::resume_peers()
+{
+    _give_up = Clock::now() + arrival_time;
+    _qps.for_each([this](uint32_t, Qp& qp) {
+        if (qp.frozen) {
+            begin_connection(qp);
+            if (reconnect(qp, 0) != 0) {
+                lose(qp);
+            }
+        }
+    });
+    for (const auto& [name, qps] : connections()) {
+        ask(name, PeerMessage::resume, encode_links(qps), [](auto) {});
+    }
+    announce();
+}
+
+// A state has been loaded, and the device starts.
+void VerbsBackend::arrive()
+{
+    _give_up = Clock::now() + arrival_time;
+    _srqs.for_each([this](uint32_t, Srq& srq) { pump_srq(srq); });
+    _qps.for_each([this](uint32_t, Qp& qp) {
+        if (qp.lost) {
+            lose(qp);
+        } else if (qp.state == IBV_QPS_INIT || qp.arriving) {
+            if (qp.arriving) {
+                begin_connection(qp);
+            }
+            if (connect_host(qp) != 0) {
+                lose(qp);
+            }
+        }
+    });
+    _arrivals.clear();
+    announce();
+}
+
+// Tells the peers of those QPs that they have not been told of.
+void VerbsBackend::announce()
+{
+    std::map<PeerName, std::vector<uint32_t>> to_tell;
+    for (const auto& [name, qps] : connections()) {
+        std::ranges::copy_if(qps, std::back_inserter(to_tell[name]), [this](uint32_t id) {
+            const Qp& qp = *_qps.find(id);
+            return qp.arriving && !qp.announced;
+        });
+    }
+    std::erase_if(to_tell, [](const auto& entry) { return entry.second.empty(); });
+    for (const auto& [name, qps] : to_tell) {
+        MoveRequest request;
+        for (uint32_t id : qps) {
+            Qp& qp = *_qps.find(id);
+            qp.announced = true;
+            request.moves.push_back({{qp.attr.dest_qp_num, qp.qpn},
+                                     qp.host->qp_num,
+                                     qp.rq_psn,
+                                     qp.sq_psn,
+                                     qp.num_received_before});
+        }
+        request.keys = own_keys();
+        auto peer = remember_peer(name);
+        ask(name, PeerMessage::move, encode(request),
+            [this, qps, peer](auto body) { take_moved(qps, *peer, body); });
+    }
+    set_tick(!to_tell.empty());
+}
+
+void VerbsBackend::take_moved(const std::vector<uint32_t>& qps, Peer& peer,
+                              std::optional<std::span<const uint8_t>> body)
+{
+    MoveAnswer answer;
+    bool ok = body && decode(*body, answer) && answer.moved.size() == qps.size();
+    if (ok) {
+        set_keys(peer, answer.keys);
+    }
+    for (size_t i = 0; i < qps.size(); ++i) {
+        Qp* qp = _qps.find(qps[i]);
+        if (!qp || !qp->arriving) {
+            continue;
+        }
+        qp->announced = false; // unless all is well, the tick has it asked again
+        if (ok) {
+            take_moved(*qp, answer.moved[i]);
+        }
+    }
+}
+
+void VerbsBackend::take_moved(Qp& qp, const Moved& moved)
+{
+    switch (moved.status) {
+    case MoveStatus::done:
+        if (!finish_executed(qp, moved.received)) {
+            lose(qp);
+        } else if (moved.host_qpn != std::exchange(qp.peer_host_qpn, moved.host_qpn)) {
+            // It has moved, too, which this end did not know: what the other end has sent
+            // since has been answered to nobody.
+            poll_cqs(qp);
+            begin_connection(qp);
+            if (reconnect(qp, 0) != 0) {
+                lose(qp);
+            }
+        } else {
+            qp.arriving = qp.suspended = false;
+            touch(qp);
+        }
+        break;
+    case MoveStatus::not_now:
+        _give_up = Clock::now() + arrival_time; // it is there
+        break;
+    case MoveStatus::mine:
+        qp.announced = true;
+        break;
+    default:
+        lose(qp);
+        break;
+    }
+}
+
+// ---- time ----
+
+void VerbsBackend::set_tick(bool on)
+{
+    itimerspec spec{};
+    if (on) {
+        spec.it_value.tv_nsec = spec.it_interval.tv_nsec =
+            std::chrono::nanoseconds(tick_period).count();
+    }
+    timerfd_settime(_timer, 0, &spec, nullptr);
+}
+
+void VerbsBackend::tick()
+{
+    uint64_t expirations;
+    if (read(_timer, &expirations, sizeof(expirations)) < 0) {
+        return;
+    }
+    answer_rests(_progress == std::exchange(_last_progress, _progress));
+    bool wanted = !_rests.empty();
+    if (!_stopped) {
+        auto now = Clock::now();
+        _qps.for_each([&](uint32_t, Qp& qp) {
+            if (qp.arriving && now >= _give_up) {
+                lose(qp);
+            } else if (qp.suspended && !qp.arriving && now >= qp.suspended_until) {
+                qp.suspended = false;
+                touch(qp);
+            }
+            wanted |= qp.suspended || qp.arriving;
+        });
+        announce();
+    }
+    set_tick(wanted);
+}
+
+// Why not, for a person.
+std::optional<std::string> VerbsBackend::migration_obstacle() const
+{
+    if (!_peer_channel) {
+        return _port->fixed_gid() ? "property 'gid-index' is set: devices that share an address "
+                                    "cannot be told apart"
+                                  : "property 'peer-port' is 0: peers cannot be told";
+    }
+    if (_dead) {
+        return fmt::format("RDMA device '{}' is gone", _port->device_name());
+    }
+    if (_port->loses_on_migrate()) {
+        return std::nullopt;
+    }
+    constexpr size_t max_named = 8;
+    std::vector<std::string> named;
+    size_t count = 0;
+    _qps.for_each([&](uint32_t, const Qp& qp) {
+        if (can_move(qp)) {
+            return;
+        }
+        if (++count <= max_named) {
+            named.push_back(qp.is_datagram()
+                                ? fmt::format("QP {} (datagrams)", qp.qpn)
+                                : fmt::format("QP {} (to QP {} at {})", qp.qpn,
+                                              qp.attr.dest_qp_num,
+                                              address_of(qp.attr.ah_attr.grh.dgid)));
+        }
+    });
+    if (count == 0) {
+        return std::nullopt;
+    }
+    return fmt::format("{}{}: the other end is no device with backend=verbs that can be told "
+                       "(property 'on-migrate=error' gives such QPs up)",
+                       fmt::join(named, ", "),
+                       count > max_named ? fmt::format(" and {} more", count - max_named) : "");
+}
+
+// Whether a QP outlives a migration.
+bool VerbsBackend::can_move(const Qp& qp)
+{
+    return qp.is_datagram() ? qp.state == IBV_QPS_RESET || qp.state == IBV_QPS_ERR
+                            : !qp.is_connected() || (qp.peer && qp.peer->known);
+}
+
+} // namespace rdma::verbs

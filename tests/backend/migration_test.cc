@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A verbs backend that moves: its state is saved and loaded into another one, which
+// makes all objects anew, on the same RDMA device here, where numbers and keys are
+// others all the same. The peer is a backend on the command line's second device.
+#include <poll.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "backend_test.h"
+#include "verbs_backend.h"
+#include "verbs_host.h"
+
+namespace rdma::test {
+namespace {
+
+using verbs::HostPort;
+using verbs::VerbsBackend;
+using namespace std::chrono_literals;
+using DevicePair = std::pair<std::string, std::string>;
+
+constexpr uint16_t peer_port = 4793;
+constexpr std::chrono::seconds patience{20};
+constexpr uint64_t area = ram_base + (1 << 20);
+
+// Where a guest is at home: its backend is replaced by the one that it moves to.
+struct Home {
+    Home(BackendEnd& its_end, const std::string& device, bool loses = false)
+        : end(its_end), port(open_port(device, peer_port, loses)), backend(make())
+    {
+        end.gid = find_gid(*port);
+        end.set_up(*backend);
+    }
+
+    std::unique_ptr<VerbsBackend> make()
+    {
+        auto made =
+            std::make_unique<VerbsBackend>(port, end.limits, end.memory, end.stats, print_log);
+        made->set_client(end);
+        return made;
+    }
+
+    BackendEnd& end;
+    std::shared_ptr<HostPort> port;
+    std::unique_ptr<VerbsBackend> backend;
+};
+
+class VerbsMigration : public testing::TestWithParam<DevicePair> {
+protected:
+    VerbsMigration()
+    {
+        a.wait_events = b.wait_events = [this] {
+            bool any = false;
+            work(50ms, &any);
+            return Clock::now() < _end;
+        };
+    }
+    void SetUp() override { connect(); }
+
+    // Both work for as long, or until something has happened.
+    void work(std::chrono::milliseconds time, bool* any = nullptr)
+    {
+        pollfd fds[] = {{home_a.backend->event_fd(), POLLIN, 0},
+                        {home_b.backend->event_fd(), POLLIN, 0}};
+        int ready = poll(fds, 2, static_cast<int>(time.count()));
+        home_a.backend->handle_events();
+        home_b.backend->handle_events();
+        if (any) {
+            *any = ready > 0;
+        }
+    }
+    bool run_until(const std::function<bool()>& done)
+    {
+        auto end = Clock::now() + patience;
+        while (!done() && Clock::now() < end) {
+            work(50ms);
+        }
+        if (!done()) {
+            for (auto* e0 : {&a, &b}) {
+                fprintf(stderr, "%s: completions %zu recv %zu send %zu events %zu\n", e0 == &a ? "a" : "b", e0->completions.size(), completed(*e0, IBV_WC_RECV), completed(*e0, IBV_WC_SEND), e0->events.size());
+                for (auto& e : e0->events) fprintf(stderr, "event %d of %u\n", e.type, e.object);
+                for (auto& c : e0->completions) if (c.wc.status) fprintf(stderr, "status %d id %lu\n", c.wc.status, c.wc.wr_id);
+            }
+        }
+        return done();
+    }
+
+    void connect()
+    {
+        qp_a = a.backend->create_qp(init_a()).value();
+        qp_b = b.backend->create_qp(b.qp_init(IBV_QPT_RC)).value();
+        _end = Clock::now() + patience;
+        ASSERT_EQ(to_init(a, qp_a.id, IBV_QPT_RC), 0);
+        ASSERT_EQ(to_init(b, qp_b.id, IBV_QPT_RC), 0);
+        ASSERT_EQ(to_rtr(a, qp_a.id, IBV_QPT_RC, b, qp_b.qpn, psn_b), 0);
+        ASSERT_EQ(to_rtr(b, qp_b.id, IBV_QPT_RC, a, qp_a.qpn, psn_a), 0);
+        ASSERT_EQ(to_rts(a, qp_a.id, IBV_QPT_RC, psn_a), 0);
+        ASSERT_EQ(to_rts(b, qp_b.id, IBV_QPT_RC, psn_b), 0);
+    }
+    virtual QpInit init_a() { return a.qp_init(IBV_QPT_RC); }
+
+    // The state of a home that has stopped, while the other one, if there is one, goes on.
+    static std::vector<uint8_t> leave(Home& home, Home* other)
+    {
+        std::atomic<bool> left = other == nullptr;
+        std::jthread others([&] {
+            while (!left) {
+                pollfd fd{other->backend->event_fd(), POLLIN, 0};
+                poll(&fd, 1, 10);
+                other->backend->handle_events();
+            }
+        });
+        home.backend->stop();
+        left = true;
+        others.join();
+        migration::StreamWriter stream(migration::DeviceKind::pvrdma);
+        home.backend->save(stream);
+        auto bytes = stream.finish();
+        return {bytes.begin(), bytes.end()};
+    }
+    static migration::Status load(VerbsBackend& backend, std::span<const uint8_t> bytes)
+    {
+        auto stream = migration::StreamReader::open(bytes, migration::DeviceKind::pvrdma);
+        if (!stream) {
+            return std::unexpected(stream.error());
+        }
+        while (auto section = stream->next()) {
+            if (auto status = backend.load(*section); !status) {
+                return status;
+            }
+        }
+        return {};
+    }
+    static void arrive(Home& home, std::span<const uint8_t> bytes)
+    {
+        auto next = home.make();
+        next->stop();
+        auto status = load(*next, bytes);
+        ASSERT_TRUE(status) << status.error();
+        // The old one is there until the new one has started, and its host objects are.
+        std::swap(home.backend, next);
+        home.end.backend = home.backend.get();
+        home.backend->start();
+    }
+    static void move(Home& home, Home& other) { arrive(home, leave(home, &other)); }
+
+    static uint32_t host_qpn(const Home& home, const QpNumbers& qp)
+    {
+        return home.backend->host_qpn(qp.id);
+    }
+
+    void send_all(BackendEnd& from, uint32_t qp, uint32_t count, uint64_t first_id)
+    {
+        for (uint32_t i = 0; i < count; ++i) {
+            uint64_t at = area + (first_id + i) * 64;
+            from.word(at) = first_id + i;
+            from.post_send(qp, send_request(IBV_WR_SEND, first_id + i, at, 64, from.mr.lkey));
+        }
+    }
+    void receive_all(BackendEnd& to, uint32_t qp, uint32_t count, uint64_t first_id)
+    {
+        for (uint32_t i = 0; i < count; ++i) {
+            to.post_recv(qp, recv_request(first_id + i, receive_area + (first_id + i) * 64, 64,
+                                          to.mr.lkey));
+        }
+    }
+    static size_t completed(const BackendEnd& end, ibv_wc_opcode opcode)
+    {
+        return static_cast<size_t>(std::ranges::count_if(end.completions, [&](const auto& c) {
+            return c.wc.opcode == opcode && c.wc.status == IBV_WC_SUCCESS;
+        }));
+    }
+    // wr_ids of what has completed, in order.
+    static std::vector<uint64_t> ids(const BackendEnd& end, ibv_wc_opcode opcode)
+    {
+        std::vector<uint64_t> ids;
+        for (const Completion& completion : end.completions) {
+            EXPECT_EQ(completion.wc.status, IBV_WC_SUCCESS);
+            if (completion.wc.opcode == opcode) {
+                ids.push_back(completion.wc.wr_id);
+            }
+        }
+        return ids;
+    }
+    static std::vector<uint64_t> numbers(uint64_t first, uint64_t count)
+    {
+        std::vector<uint64_t> numbers;
+        for (uint64_t i = 0; i < count; ++i) {
+            numbers.push_back(first + i);
+        }
+        return numbers;
+    }
+
+    using Clock = std::chrono::steady_clock;
+    static constexpr uint64_t receive_area = area + (2 << 20);
+
+    BackendEnd a{small_limits()};
+    BackendEnd b{small_limits()};
+    Home home_a{a, GetParam().first};
+    Home home_b{b, GetParam().second};
+    QpNumbers qp_a{};
+    QpNumbers qp_b{};
+
+private:
+    Clock::time_point _end;
+};
+
+TEST_P(VerbsMigration, a_connection_outlives_a_move)
+{
+    receive_all(a, qp_a.id, 8, 1);
+    receive_all(b, qp_b.id, 8, 1);
+    send_all(a, qp_a.id, 4, 100);
+    send_all(b, qp_b.id, 4, 100);
+    ASSERT_TRUE(run_until([&] {
+        return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_RECV) == 4 &&
+               completed(a, IBV_WC_SEND) == 4 && completed(b, IBV_WC_SEND) == 4;
+    }));
+    EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
+    uint32_t before = host_qpn(home_a, qp_a);
+
+    move(home_a, home_b);
+    EXPECT_NE(host_qpn(home_a, qp_a), before);
+    // Receives that were posted before serve what is sent after, with keys of before.
+    send_all(a, qp_a.id, 4, 104);
+    send_all(b, qp_b.id, 4, 104);
+    ASSERT_TRUE(run_until([&] {
+        return completed(a, IBV_WC_RECV) == 8 && completed(b, IBV_WC_RECV) == 8 &&
+               completed(a, IBV_WC_SEND) == 8 && completed(b, IBV_WC_SEND) == 8;
+    }));
+    for (const BackendEnd* end : {&a, &b}) {
+        EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 8));
+        EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 8));
+        EXPECT_TRUE(end->events.empty());
+    }
+    for (uint64_t i = 0; i < 8; ++i) {
+        EXPECT_EQ(a.word(receive_area + (1 + i) * 64), 100 + i);
+        EXPECT_EQ(b.word(receive_area + (1 + i) * 64), 100 + i);
+    }
+    EXPECT_TRUE(std::ranges::all_of(a.completions, [&](const Completion& c) {
+        return c.wc.qp_num == qp_a.qpn && c.qp == qp_a.id;
+    }));
+}
+
+TEST_P(VerbsMigration, keys_of_before_serve_both_ends)
+{
+    move(home_a, home_b);
+    a.word(area) = 0;
+    b.word(area) = 7;
+    b.post_send(qp_b.id, send_request(IBV_WR_RDMA_WRITE, 1, area, 8, b.mr.lkey, area, a.mr.rkey));
+    b.post_send(qp_b.id, send_request(IBV_WR_ATOMIC_FETCH_AND_ADD, 2, area + 8, 8, b.mr.lkey, area,
+                                      a.mr.rkey));
+    b.post_send(qp_b.id,
+                send_request(IBV_WR_RDMA_READ, 3, area + 16, 8, b.mr.lkey, area, a.mr.rkey));
+    a.post_send(qp_a.id,
+                send_request(IBV_WR_RDMA_READ, 4, area + 24, 8, a.mr.lkey, area, b.mr.rkey));
+    ASSERT_TRUE(run_until([&] { return b.completions.size() == 3 && a.completions.size() == 1; }));
+    EXPECT_EQ(ids(b, IBV_WC_RDMA_WRITE), numbers(1, 1));
+    EXPECT_EQ(a.word(area), 7u);
+    EXPECT_EQ(b.word(area + 16), 7u);
+    EXPECT_EQ(a.word(area + 24), 7u);
+
+    // A region and a QP that are made now have numbers that nobody has.
+    MrKeys keys = a.register_pages(area, 4096, all_rights).value();
+    EXPECT_NE(keys.lkey, a.mr.lkey);
+    EXPECT_NE(keys.rkey, a.mr.rkey);
+    EXPECT_NE(a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value().qpn, qp_a.qpn);
+}
+
+TEST_P(VerbsMigration, requests_that_wait_for_a_receive_move_along)
+{
+    // Neither end has a receive: all of it waits on the host.
+    send_all(a, qp_a.id, 3, 100);
+    send_all(b, qp_b.id, 3, 100);
+    work(0ms);
+    move(home_a, home_b);
+    receive_all(a, qp_a.id, 3, 1);
+    receive_all(b, qp_b.id, 3, 1);
+    ASSERT_TRUE(run_until([&] {
+        return completed(a, IBV_WC_RECV) == 3 && completed(b, IBV_WC_RECV) == 3 &&
+               completed(a, IBV_WC_SEND) == 3 && completed(b, IBV_WC_SEND) == 3;
+    }));
+    for (const BackendEnd* end : {&a, &b}) {
+        EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 3));
+        EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 3));
+        for (uint64_t i = 0; i < 3; ++i) {
+            EXPECT_EQ(end == &a ? a.word(receive_area + (1 + i) * 64)
+                                : b.word(receive_area + (1 + i) * 64),
+                      100 + i);
+        }
+    }
+}
+
+TEST_P(VerbsMigration, back_and_forth_with_both_ends)
+{
+    for (uint64_t round = 0; round < 6; ++round) {
+        SCOPED_TRACE(round);
+        receive_all(a, qp_a.id, 4, 1 + round * 4);
+        receive_all(b, qp_b.id, 4, 1 + round * 4);
+        send_all(a, qp_a.id, 4, 100 + round * 4);
+        send_all(b, qp_b.id, 4, 100 + round * 4);
+        if (round % 2 == 0) {
+            move(home_a, home_b);
+        } else {
+            move(home_b, home_a);
+        }
+        ASSERT_TRUE(run_until([&] {
+            return completed(a, IBV_WC_RECV) == 4 * (round + 1) &&
+                   completed(b, IBV_WC_RECV) == 4 * (round + 1) &&
+                   completed(a, IBV_WC_SEND) == 4 * (round + 1) &&
+                   completed(b, IBV_WC_SEND) == 4 * (round + 1);
+        }));
+    }
+    for (const BackendEnd* end : {&a, &b}) {
+        EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 24));
+        EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 24));
+    }
+}
+
+TEST_P(VerbsMigration, both_ends_at_once)
+{
+    receive_all(a, qp_a.id, 4, 1);
+    receive_all(b, qp_b.id, 4, 1);
+    auto state_b = leave(home_b, &home_a);
+    auto state_a = leave(home_a, nullptr); // b has gone: nobody answers
+    arrive(home_a, state_a);
+    arrive(home_b, state_b);
+    send_all(a, qp_a.id, 4, 100);
+    send_all(b, qp_b.id, 4, 100);
+    ASSERT_TRUE(run_until([&] {
+        return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_RECV) == 4 &&
+               completed(a, IBV_WC_SEND) == 4 && completed(b, IBV_WC_SEND) == 4;
+    }));
+    EXPECT_TRUE(a.events.empty());
+    EXPECT_TRUE(b.events.empty());
+}
+
+TEST_P(VerbsMigration, after_a_failure_it_goes_on_where_it_was)
+{
+    send_all(b, qp_b.id, 2, 100);
+    leave(home_a, &home_b);
+    send_all(b, qp_b.id, 2, 102);
+    home_a.backend->start();
+    receive_all(a, qp_a.id, 4, 1);
+    ASSERT_TRUE(run_until(
+        [&] { return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_SEND) == 4; }));
+    EXPECT_EQ(ids(a, IBV_WC_RECV), numbers(1, 4));
+    EXPECT_EQ(ids(b, IBV_WC_SEND), numbers(100, 4));
+}
+
+TEST_P(VerbsMigration, a_peer_that_is_gone_is_a_fatal_event_of_the_qp)
+{
+    receive_all(a, qp_a.id, 1, 1);
+    auto state = leave(home_a, &home_b);
+    home_b.backend->reset();
+    arrive(home_a, state);
+    ASSERT_TRUE(run_until([&] { return a.has_event(IBV_EVENT_QP_FATAL, qp_a.id); }));
+    ASSERT_TRUE(run_until([&] { return a.completions.size() == 1; }));
+    EXPECT_EQ(a.completions[0].wc.status, IBV_WC_WR_FLUSH_ERR);
+    EXPECT_EQ(state_of(a, qp_a.id), IBV_QPS_ERR);
+}
+
+TEST_P(VerbsMigration, datagrams_keep_a_device_from_moving)
+{
+    QpNumbers ud = a.backend->create_qp(a.qp_init(IBV_QPT_UD)).value();
+    EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
+    ASSERT_EQ(to_init(a, ud.id, IBV_QPT_UD), 0);
+    auto obstacle = home_a.backend->migration_obstacle();
+    ASSERT_TRUE(obstacle);
+    EXPECT_NE(obstacle->find("QP " + std::to_string(ud.qpn) + " (datagrams)"), std::string::npos)
+        << *obstacle;
+}
+
+TEST_P(VerbsMigration, a_damaged_state_is_refused_or_loaded_and_leaves_nothing)
+{
+    receive_all(a, qp_a.id, 2, 1);
+    send_all(a, qp_a.id, 2, 100);
+    auto state = leave(home_a, &home_b);
+    auto stream = migration::StreamReader::open(state, migration::DeviceKind::pvrdma);
+    ASSERT_TRUE(stream);
+    std::vector<migration::Section> sections;
+    while (auto section = stream->next()) {
+        sections.push_back(*section);
+    }
+    auto next = home_a.make();
+    next->stop();
+    size_t refused = 0;
+    for (size_t damaged = 0; damaged < sections.size(); ++damaged) {
+        std::vector<uint8_t> body(sections[damaged].body.begin(), sections[damaged].body.end());
+        // Pages of a large region are many; the first bytes of each section tell.
+        for (size_t at = 0; at < std::min<size_t>(body.size(), 300); at += 3) {
+            auto changed = body;
+            changed[at] ^= 0x5a;
+            for (size_t i = 0; i < sections.size(); ++i) {
+                migration::Section section = sections[i];
+                if (i == damaged) {
+                    section.body = changed;
+                }
+                if (!next->load(section)) {
+                    ++refused;
+                    break;
+                }
+            }
+            next->reset();
+        }
+        // And cut short.
+        migration::Section cut = sections[damaged];
+        cut.body = cut.body.first(cut.body.size() - 1);
+        for (size_t i = 0; i < damaged; ++i) {
+            ASSERT_TRUE(next->load(sections[i]));
+        }
+        EXPECT_FALSE(next->load(cut));
+        next->reset();
+    }
+    EXPECT_GT(refused, 0u);
+    EXPECT_EQ(next->count(ObjectKind::qp), 0u);
+    // What was right still is.
+    ASSERT_TRUE(load(*next, state));
+    EXPECT_EQ(next->count(ObjectKind::qp), 1u);
+}
+
+// Requests of a shared receive queue move, too.
+class VerbsMigrationWithSrq : public VerbsMigration {
+protected:
+    QpInit init_a() override
+    {
+        srq = a.backend->create_srq(a.pd, {32, 2, 0}).value();
+        QpInit init = a.qp_init(IBV_QPT_RC);
+        init.use_srq = true;
+        init.srq = srq;
+        return init;
+    }
+    void receive_shared(uint64_t first_id, uint64_t count)
+    {
+        for (uint64_t i = 0; i < count; ++i) {
+            a.post_srq(srq, recv_request(first_id + i, receive_area + (first_id + i) * 64, 64,
+                                         a.mr.lkey));
+        }
+    }
+    uint32_t srq = 0;
+};
+
+TEST_P(VerbsMigrationWithSrq, receives_of_a_shared_queue_move_along)
+{
+    receive_shared(1, 4);
+    send_all(b, qp_b.id, 2, 100);
+    ASSERT_TRUE(run_until([&] { return completed(a, IBV_WC_RECV) == 2; }));
+    move(home_a, home_b);
+    send_all(b, qp_b.id, 4, 102);
+    ASSERT_TRUE(run_until([&] { return completed(a, IBV_WC_RECV) == 4; }));
+    receive_shared(5, 2);
+    ASSERT_TRUE(run_until(
+        [&] { return completed(a, IBV_WC_RECV) == 6 && completed(b, IBV_WC_SEND) == 6; }));
+    EXPECT_EQ(ids(a, IBV_WC_RECV), numbers(1, 6));
+    EXPECT_EQ(ids(b, IBV_WC_SEND), numbers(100, 6));
+}
+
+// Two devices, each with an address of its own.
+std::vector<DevicePair> two_devices()
+{
+    auto devices = all_devices();
+    return devices.size() == 2 && devices[0] != devices[1]
+               ? std::vector{DevicePair(devices[0], devices[1])}
+               : std::vector<DevicePair>{};
+}
+
+INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigration, testing::ValuesIn(two_devices()));
+INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationWithSrq, testing::ValuesIn(two_devices()));
+
+} // namespace
+} // namespace rdma::test
