@@ -5,6 +5,7 @@
 // others all the same. The peer is a backend on the command line's second device.
 #include <poll.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -76,13 +77,6 @@ protected:
         auto end = Clock::now() + patience;
         while (!done() && Clock::now() < end) {
             work(50ms);
-        }
-        if (!done()) {
-            for (auto* e0 : {&a, &b}) {
-                fprintf(stderr, "%s: completions %zu recv %zu send %zu events %zu\n", e0 == &a ? "a" : "b", e0->completions.size(), completed(*e0, IBV_WC_RECV), completed(*e0, IBV_WC_SEND), e0->events.size());
-                for (auto& e : e0->events) fprintf(stderr, "event %d of %u\n", e.type, e.object);
-                for (auto& c : e0->completions) if (c.wc.status) fprintf(stderr, "status %d id %lu\n", c.wc.status, c.wc.wr_id);
-            }
         }
         return done();
     }
@@ -420,6 +414,151 @@ TEST_P(VerbsMigration, a_damaged_state_is_refused_or_loaded_and_leaves_nothing)
     EXPECT_EQ(next->count(ObjectKind::qp), 1u);
 }
 
+// Traffic of both ends over several QPs that goes on while one end after the other moves:
+// messages that must come once and in order, and atomics that must be done once.
+class VerbsMigrationUnderLoad : public VerbsMigration {
+protected:
+    static constexpr uint32_t num_qps = 8;
+    static constexpr uint32_t depth = 16;
+    static constexpr uint64_t slot_size = 64;
+
+    struct Flow {
+        uint64_t posted = 0;    // requests of this end
+        uint64_t done = 0;
+        uint64_t messages = 0;  // those of them that the peer receives
+        uint64_t received = 0;  // messages of the peer
+        uint64_t receives = 0;  // receives posted
+        uint64_t added = 0;     // by atomics of this end
+    };
+    struct Side {
+        BackendEnd& end;
+        BackendEnd& peer;
+        std::vector<QpNumbers> qps;
+        std::vector<Flow> flows = std::vector<Flow>(num_qps);
+        size_t taken = 0; // completions
+    };
+
+    void SetUp() override
+    {
+        for (uint32_t i = 0; i < num_qps; ++i) {
+            connect();
+            side_a.qps.push_back(qp_a);
+            side_b.qps.push_back(qp_b);
+        }
+    }
+
+    // A place of its own for each QP, kind of use and slot.
+    static uint64_t place(uint32_t qp, uint32_t use, uint64_t slot)
+    {
+        return area + ((qp * 4 + use) * depth + slot % depth) * slot_size;
+    }
+    // That the peer's atomics add to.
+    static uint64_t counter(uint32_t qp) { return place(qp, 3, 0); }
+
+    void post(Side& side, uint32_t i)
+    {
+        Flow& flow = side.flows[i];
+        uint32_t qp = side.qps[i].id;
+        for (; flow.receives < flow.received + depth; ++flow.receives) {
+            side.end.post_recv(qp, recv_request(flow.receives, place(i, 1, flow.receives),
+                                                slot_size, side.end.mr.lkey));
+        }
+        for (; flow.posted < flow.done + depth; ++flow.posted) {
+            uint64_t at = place(i, 0, flow.posted);
+            SendRequest request;
+            if (flow.posted % 3 == 2) {
+                request = send_request(IBV_WR_ATOMIC_FETCH_AND_ADD, flow.posted, at, 8,
+                                       side.end.mr.lkey, counter(i), side.peer.mr.rkey);
+                request.wr.wr.atomic.compare_add = 1;
+            } else {
+                side.end.word(at) = flow.messages;
+                bool write = flow.posted % 3 == 1;
+                request = send_request(write ? IBV_WR_RDMA_WRITE_WITH_IMM : IBV_WR_SEND_WITH_IMM,
+                                       flow.posted, at, slot_size, side.end.mr.lkey,
+                                       place(i, 2, flow.messages), side.peer.mr.rkey);
+                request.wr.imm_data = static_cast<uint32_t>(flow.messages++);
+            }
+            side.end.post_send(qp, request);
+        }
+    }
+    void take(Side& side, bool last = false)
+    {
+        for (; side.taken < side.end.completions.size(); ++side.taken) {
+            const Completion completion = side.end.completions[side.taken];
+            ASSERT_EQ(completion.wc.status, IBV_WC_SUCCESS) << completion.wc.wr_id;
+            auto i = static_cast<uint32_t>(
+                std::ranges::find(side.qps, completion.qp, &QpNumbers::id) - side.qps.begin());
+            Flow& flow = side.flows[i];
+            bool write = completion.wc.opcode == IBV_WC_RECV_RDMA_WITH_IMM;
+            if (write || completion.wc.opcode == IBV_WC_RECV) {
+                ASSERT_EQ(completion.wc.wr_id, flow.received);
+                ASSERT_EQ(completion.wc.imm_data, flow.received);
+                ASSERT_EQ(side.end.word(place(i, write ? 2 : 1, flow.received)), flow.received);
+                ++flow.received;
+            } else {
+                ASSERT_EQ(completion.wc.wr_id, flow.done);
+                ++flow.done;
+                flow.added += completion.wc.opcode == IBV_WC_FETCH_ADD;
+            }
+            if (!last) {
+                post(side, i);
+            }
+        }
+    }
+    // Until so many more requests of each QP are done.
+    void exchange(uint64_t count)
+    {
+        uint64_t until = side_a.flows[0].done + count;
+        auto all = [&](const Side& side) {
+            return std::ranges::all_of(side.flows,
+                                       [&](const Flow& flow) { return flow.done >= until; });
+        };
+        ASSERT_TRUE(run_until([&] {
+            take(side_a);
+            take(side_b);
+            return HasFatalFailure() || (all(side_a) && all(side_b));
+        }));
+    }
+
+    Side side_a{a, b, {}};
+    Side side_b{b, a, {}};
+};
+
+TEST_P(VerbsMigrationUnderLoad, nothing_is_lost_repeated_or_reordered)
+{
+    std::ranges::fill(std::span(a.at(area), 1 << 20), std::byte{});
+    std::ranges::fill(std::span(b.at(area), 1 << 20), std::byte{});
+    for (uint32_t i = 0; i < num_qps; ++i) {
+        post(side_a, i);
+        post(side_b, i);
+    }
+    constexpr unsigned moves = 20;
+    for (unsigned i = 0; i < moves && !HasFatalFailure(); ++i) {
+        SCOPED_TRACE(i);
+        exchange(20);
+        if (i % 3 == 2) {
+            move(home_b, home_a);
+        } else {
+            move(home_a, home_b);
+        }
+    }
+    exchange(20);
+    // What was in flight in the end has its place in the counts, too.
+    ASSERT_TRUE(run_until([&] {
+        return std::ranges::all_of(std::array{&side_a, &side_b}, [&](Side* side) {
+            take(*side, true);
+            return std::ranges::all_of(side->flows,
+                                       [](const Flow& flow) { return flow.done == flow.posted; });
+        });
+    }));
+    for (uint32_t i = 0; i < num_qps; ++i) {
+        EXPECT_EQ(b.word(counter(i)), side_a.flows[i].added);
+        EXPECT_EQ(a.word(counter(i)), side_b.flows[i].added);
+    }
+    EXPECT_TRUE(a.events.empty());
+    EXPECT_TRUE(b.events.empty());
+}
+
 // Requests of a shared receive queue move, too.
 class VerbsMigrationWithSrq : public VerbsMigration {
 protected:
@@ -466,6 +605,7 @@ std::vector<DevicePair> two_devices()
 }
 
 INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigration, testing::ValuesIn(two_devices()));
+INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationUnderLoad, testing::ValuesIn(two_devices()));
 INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationWithSrq, testing::ValuesIn(two_devices()));
 
 } // namespace
