@@ -94,22 +94,6 @@ void expect_life(int fd)
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-uint64_t load_le(std::span<const uint8_t> bytes)
-{
-    uint64_t value = 0;
-    for (size_t i = bytes.size(); i-- > 0;) {
-        value = value << 8 | bytes[i];
-    }
-    return value;
-}
-
-void append_le(std::vector<uint8_t>& bytes, uint64_t value, size_t size)
-{
-    for (size_t i = 0; i < size; ++i) {
-        bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
-    }
-}
-
 } // namespace
 
 struct PeerChannel::Connection {
@@ -262,11 +246,7 @@ void PeerChannel::send(Connection& connection, uint16_t kind, uint32_t id,
         fail(connection);
         return;
     }
-    append_le(out, peer_header_size + body.size(), peer_length_size);
-    append_le(out, kind, 2);
-    append_le(out, peer_version, 2);
-    append_le(out, id, 4);
-    out.insert(out.end(), body.begin(), body.end());
+    append_frame(out, kind, id, body);
     watch(connection, EPOLLIN | EPOLLOUT);
 }
 
@@ -360,25 +340,18 @@ void PeerChannel::flush(Connection& connection)
     watch(connection, EPOLLIN);
 }
 
-// False: it is not right, and ends the connection.
-bool PeerChannel::take_frame(Connection& connection, std::span<const uint8_t> frame)
+// False: nobody has asked for it.
+bool PeerChannel::take_frame(Connection& connection, const PeerFrame& frame)
 {
-    auto kind = static_cast<uint16_t>(load_le(frame.first(2)));
-    uint64_t version = load_le(frame.subspan(2, 2));
-    auto id = static_cast<uint32_t>(load_le(frame.subspan(4, 4)));
-    auto body = frame.subspan(peer_header_size);
-    if (version != peer_version) {
-        return false;
-    }
-    if (kind & answer_bit) {
-        if (connection.waiting.erase(id) == 0) {
+    if (frame.kind & answer_bit) {
+        if (connection.waiting.erase(frame.id) == 0) {
             return false;
         }
-        _handler.peer_answers(id, body);
+        _handler.peer_answers(frame.id, frame.body);
         return true;
     }
-    Asker asker{connection.number, id, static_cast<PeerMessage>(kind)};
-    _handler.peer_asks(connection.name, asker, body);
+    Asker asker{connection.number, frame.id, static_cast<PeerMessage>(frame.kind)};
+    _handler.peer_asks(connection.name, asker, frame.body);
     return true;
 }
 
@@ -395,21 +368,16 @@ void PeerChannel::receive(Connection& connection)
         return;
     }
     size_t taken = 0;
-    while (!connection.failed && in.size() - taken >= peer_length_size) {
-        std::span<const uint8_t> rest = std::span(in).subspan(taken);
-        uint64_t length = load_le(rest.first(peer_length_size));
-        if (length < peer_header_size || length > max_peer_frame) {
-            fail(connection);
-            return;
-        }
-        if (rest.size() - peer_length_size < length) {
+    while (!connection.failed) {
+        PeerFrame frame = first_frame(std::span(in).subspan(taken));
+        if (frame.state == PeerFrame::State::partial) {
             break;
         }
-        if (!take_frame(connection, rest.subspan(peer_length_size, length))) {
+        if (frame.state == PeerFrame::State::wrong || !take_frame(connection, frame)) {
             fail(connection);
             return;
         }
-        taken += peer_length_size + length;
+        taken += frame.size;
     }
     in.erase(in.begin(), in.begin() + static_cast<ptrdiff_t>(taken));
 }

@@ -90,7 +90,7 @@ private:
     void accept(Listener& listener);
     void work(Connection& connection, uint32_t events);
     void receive(Connection& connection);
-    bool take_frame(Connection& connection, std::span<const uint8_t> frame);
+    bool take_frame(Connection& connection, const PeerFrame& frame);
     void send(Connection& connection, uint16_t kind, uint32_t id, std::span<const uint8_t> body);
     void flush(Connection& connection);
     void watch(Connection& connection, uint32_t events);

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "archive.h"
@@ -91,6 +92,23 @@ struct MoveAnswer {
     std::vector<Moved> moved;
     KeyList keys;
 };
+
+// The next frame at the start of bytes that have come.
+struct PeerFrame {
+    enum class State {
+        whole,
+        partial, // more is to come
+        wrong,   // no frame of this version
+    };
+    State state = State::partial;
+    uint16_t kind = 0;
+    uint32_t id = 0;
+    std::span<const uint8_t> body;
+    size_t size = 0; // bytes of all of it
+};
+PeerFrame first_frame(std::span<const uint8_t> bytes);
+void append_frame(std::vector<uint8_t>& bytes, uint16_t kind, uint32_t id,
+                  std::span<const uint8_t> body);
 
 inline constexpr size_t max_peer_links = 65536;
 inline constexpr size_t max_peer_keys = 262144;

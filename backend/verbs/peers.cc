@@ -40,6 +40,8 @@ constexpr auto arrival_time = 10s;
 constexpr auto suspension_time = 60s;
 // Before a peer is asked again that was not there or not of this kind.
 constexpr auto retry_time = 10s;
+// After which a device that is stopped says again that its peers are to rest.
+constexpr auto refresh_time = suspension_time / 3;
 // Devices that are remembered.
 constexpr size_t max_peers = 4096;
 
@@ -279,8 +281,17 @@ Moved VerbsBackend::take_move(const PeerName& from, const Move& move)
     if (!qp || _dead) {
         return {MoveStatus::unknown, 0, 0};
     }
+    // Asked again: the answer has been lost.
+    if (qp->peer_host_qpn == move.host_qpn && qp->sq_psn == move.receiver_psn &&
+        qp->rq_psn == move.sender_psn && !qp->arriving) {
+        return {MoveStatus::done, qp->host->qp_num, qp->num_received_before};
+    }
     if (_stopped || _resting) {
         return {MoveStatus::not_now, 0, 0};
+    }
+    // A connection that has gone on since cannot be what it was.
+    if (!qp->suspended) {
+        return {MoveStatus::failed, 0, 0};
     }
     // Where both have come to another host, the request of one of them counts.
     if (qp->arriving && std::memcmp(from.own.raw, from.peer.raw, sizeof(from.own.raw)) < 0) {
@@ -295,14 +306,14 @@ Moved VerbsBackend::take_move(const PeerName& from, const Move& move)
     qp->peer_host_qpn = move.host_qpn;
     qp->sq_psn = move.receiver_psn;
     qp->rq_psn = move.sender_psn;
-    Moved answer{MoveStatus::done, qp->host->qp_num, qp->num_received};
+    qp->num_received_before = qp->num_received;
     if (reconnect(*qp, move.received) != 0) {
         lose(*qp);
         return {MoveStatus::failed, 0, 0};
     }
     qp->arriving = qp->suspended = false;
     touch(*qp);
-    return answer;
+    return {MoveStatus::done, qp->host->qp_num, qp->num_received_before};
 }
 
 // ---- a QP's new connection ----
@@ -487,6 +498,8 @@ void VerbsBackend::rest()
     });
     // The host's device has written where it has not told.
     _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+    _refresh = Clock::now() + refresh_time;
+    set_tick(!connections().empty());
 }
 
 // Until done(), or nothing more happens, but for a second at most.
@@ -549,8 +562,11 @@ void VerbsBackend::resume_peers()
             }
         }
     });
-    for (const auto& [name, qps] : connections()) {
-        ask(name, PeerMessage::resume, encode_links(qps), [](auto) {});
+    for (auto& [name, qps] : connections()) {
+        std::erase_if(qps, [this](uint32_t id) { return _qps.find(id)->arriving; });
+        if (!qps.empty()) {
+            ask(name, PeerMessage::resume, encode_links(qps), [](auto) {});
+        }
     }
     announce();
 }
@@ -677,8 +693,16 @@ void VerbsBackend::tick()
     }
     answer_rests(_progress == std::exchange(_last_progress, _progress));
     bool wanted = !_rests.empty();
-    if (!_stopped) {
-        auto now = Clock::now();
+    auto now = Clock::now();
+    if (_stopped && _told_to_rest && !_silent) {
+        wanted = true;
+        if (now >= _refresh) {
+            _refresh = now + refresh_time;
+            for (const auto& [name, qps] : connections()) {
+                ask(name, PeerMessage::suspend, encode_links(qps), [](auto) {});
+            }
+        }
+    } else if (!_stopped) {
         _qps.for_each([&](uint32_t, Qp& qp) {
             if (qp.arriving && now >= _give_up) {
                 lose(qp);

@@ -143,7 +143,7 @@ void VerbsBackend::reset()
     _rkeys.clear();
     _rests.clear();
     _questions.clear();
-    _resting = _told_to_rest = _arrived = false;
+    _resting = _told_to_rest = _arrived = _silent = false;
     set_tick(false);
     if (_peer_channel) {
         _peer_channel->close();

@@ -220,6 +220,15 @@ void rdma_device_start(RdmaDevice* device)
     }
 }
 
+bool rdma_device_can_migrate(RdmaDevice* device, char** error)
+{
+    auto obstacle = device->runner->migration_obstacle();
+    if (obstacle) {
+        *error = strdup(obstacle->c_str());
+    }
+    return !obstacle;
+}
+
 void rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque)
 {
     save(device, put, opaque, save_state);

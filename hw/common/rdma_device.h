@@ -195,6 +195,11 @@ void rdma_device_start(RdmaDevice *device);
  * destination, to be checked before the VM is stopped. docs/migration.md has the
  * format.
  */
+/*
+ * Whether the device can migrate as it is; if not, sets *error to why (free() it): with
+ * the verbs backend, queue pairs whose other end cannot be told of it.
+ */
+bool rdma_device_can_migrate(RdmaDevice *device, char **error);
 typedef void RdmaPutState(void *opaque, const uint8_t *state, size_t size);
 void rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque);
 void rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque);

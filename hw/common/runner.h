@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "backend.h"
 #include "device.h"
@@ -36,6 +38,8 @@ public:
     virtual void stop(bool refuse_peers) = 0;
     virtual void start() = 0;
     virtual bool is_stopped() const = 0;
+    // Nothing where the backend can move to another host, or why not, for a person.
+    virtual std::optional<std::string> migration_obstacle() const { return std::nullopt; }
 
     virtual bool receive(std::span<const uint8_t>) { return false; }
     virtual void observe_sent(std::span<const uint8_t>) {}

@@ -23,6 +23,10 @@ public:
     Backend& backend() override { return _backend; }
     const char* backend_name() const override { return "verbs"; }
     void set_client(BackendClient& client) override { _backend.set_client(client); }
+    std::optional<std::string> migration_obstacle() const override
+    {
+        return _backend.migration_obstacle();
+    }
     // Peers are the host device's to answer.
     void stop(bool) override { _backend.stop(); }
     void start() override { _backend.start(); }

@@ -17,7 +17,8 @@
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pci_ids.h"
 #include "hw/qdev-properties.h"
-#include "migration/blocker.h"
+#include "migration/misc.h"
+#include "migration/client-options.h"
 #include "migration/qemu-file-types.h"
 #include "migration/vmstate.h"
 #include "system/runstate.h"
@@ -61,7 +62,9 @@ struct PvrdmaState {
     MemoryRegion uar;
     QEMUTimer *timer;
     VMChangeStateEntry *run_state;
-    Error *migration_blocker;
+    NotifierWithReturn migration_notifier;
+    uint16_t peer_port;
+    char *on_migrate;
 };
 
 /* What the core asks of its host */
@@ -330,11 +333,41 @@ static int pvrdma_get_state(QEMUFile *f, void *pv, size_t size,
     return pvrdma_get_bytes(f, pv, rdma_device_load);
 }
 
+/* Before anything is sent: what cannot come along is told. */
+static int pvrdma_check_migration(NotifierWithReturn *notifier,
+                                  MigrationEvent *event, Error **errp)
+{
+    PvrdmaState *s = container_of(notifier, PvrdmaState, migration_notifier);
+    char *message = NULL;
+
+    if (event->type != MIG_EVENT_PRECOPY_SETUP) {
+        return 0;
+    }
+    /* Regions are registered before the VM starts, with all their memory. */
+    if (migrate_postcopy_ram()) {
+        error_setg(errp, "pvrdma: backend=verbs does not migrate by post-copy");
+        return -1;
+    }
+    if (!rdma_device_can_migrate(s->device, &message)) {
+        error_setg(errp, "pvrdma: %s", message);
+        free(message);
+        return -1;
+    }
+    return 0;
+}
+
 static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
                              const VMStateField *field, JSONWriter *vmdesc)
 {
     PvrdmaState *s = pv;
+    char *message = NULL;
 
+    /* A snapshot comes without asking. */
+    if (!rdma_device_can_migrate(s->device, &message)) {
+        error_report("pvrdma: %s", message);
+        free(message);
+        return -EBUSY;
+    }
     rdma_device_save_config(s->device, pvrdma_put_bytes, f);
     return 0;
 }
@@ -423,7 +456,7 @@ static void pvrdma_destroy_core(PvrdmaState *s)
 
     if (fd >= 0) {
         qemu_set_fd_handler(fd, NULL, NULL, NULL);
-        migrate_del_blocker(&s->migration_blocker);
+        migration_remove_notifier(&s->migration_notifier);
     }
     timer_free(s->timer);
     s->timer = NULL;
@@ -442,15 +475,19 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
     RdmaHostPortConfig port = {
         .ibdev = s->ibdev, .ibport = s->ibport, .gid_index = s->gid_index,
     };
-    int policy;
+    static const char *const on_migrate[] = { "refuse", "error", NULL };
+    int policy, lose;
     char *message = NULL;
 
     if (!pvrdma_choose("gid-policy", s->gid_policy, policies, &policy, errp) ||
         !pvrdma_choose("odp", s->odp, paging, &port.odp, errp) ||
+        !pvrdma_choose("on-migrate", s->on_migrate, on_migrate, &lose, errp) ||
         !rdma_memory_check_shared(errp)) {
         return false;
     }
     port.add_addresses = policy == 1;
+    port.peer_port = s->peer_port;
+    port.lose_on_migrate = lose == 1;
     s->device = pvrdma_device_create_verbs(&s->config, &port, &pvrdma_host_ops,
                                            s, &message);
     if (!s->device) {
@@ -458,14 +495,7 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
         free(message);
         return false;
     }
-    error_setg(&s->migration_blocker, "device 'pvrdma' with backend=verbs does "
-               "not support migration: the state of its queue pairs is in the "
-               "host's RDMA device '%s'", s->ibdev);
-    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
-        rdma_device_destroy(s->device);
-        s->device = NULL;
-        return false;
-    }
+    migration_add_notifier(&s->migration_notifier, pvrdma_check_migration);
     qemu_set_fd_handler(rdma_device_event_fd(s->device), pvrdma_host_events,
                         NULL, s);
     return true;
@@ -636,6 +666,8 @@ static const Property pvrdma_properties[] = {
     DEFINE_PROP_INT32("gid-index", PvrdmaState, gid_index, -1),
     DEFINE_PROP_STRING("gid-policy", PvrdmaState, gid_policy),
     DEFINE_PROP_STRING("odp", PvrdmaState, odp),
+    DEFINE_PROP_UINT16("peer-port", PvrdmaState, peer_port, 4793),
+    DEFINE_PROP_STRING("on-migrate", PvrdmaState, on_migrate),
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
     DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
     DEFINE_PROP_BOOL("stopped-rnr-nak", PvrdmaState, stopped_rnr_nak, true),
@@ -675,6 +707,7 @@ static void pvrdma_instance_post_init(Object *obj)
     s->roce = s->roce ?: g_strdup("v2");
     s->backend = s->backend ?: g_strdup("roce");
     s->gid_policy = s->gid_policy ?: g_strdup("match");
+    s->on_migrate = s->on_migrate ?: g_strdup("refuse");
     s->odp = s->odp ?: g_strdup("auto");
 }
 

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The control channel between devices, over the loopback interface: each device has an
+// address of 127.0.0.0/8. What comes from others is written by the test itself.
+#include <arpa/inet.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "peer_channel.h"
+
+namespace rdma::verbs {
+namespace {
+
+constexpr std::chrono::seconds patience{10};
+
+// A port that nobody has just now.
+uint16_t free_port()
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    socklen_t size = sizeof(address);
+    bind(fd, reinterpret_cast<sockaddr*>(&address), size);
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+    close(fd);
+    return ntohs(address.sin_port);
+}
+
+ibv_gid gid_of(const char* address)
+{
+    ibv_gid gid{};
+    gid.raw[10] = gid.raw[11] = 0xff;
+    inet_pton(AF_INET, address, gid.raw + 12);
+    return gid;
+}
+
+std::vector<uint8_t> bytes_of(std::string_view text)
+{
+    return {text.begin(), text.end()};
+}
+
+struct Device final : PeerChannel::Handler {
+    struct Asked {
+        PeerName from;
+        PeerChannel::Asker asker;
+        std::string body;
+    };
+    struct Answer {
+        uint32_t id;
+        std::optional<std::string> body;
+    };
+
+    Device(const char* address, uint16_t port) : gid(gid_of(address)), channel(*this, port, log())
+    {
+        channel.listen(gid);
+    }
+    PeerChannel::Log log()
+    {
+        return [this](int, std::string_view message) { logged.emplace_back(message); };
+    }
+    void peer_asks(const PeerName& from, const PeerChannel::Asker& asker,
+                   std::span<const uint8_t> body) override
+    {
+        asked.push_back({from, asker, std::string(body.begin(), body.end())});
+        if (answers) {
+            channel.answer(asker, body);
+        }
+    }
+    void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override
+    {
+        answered.push_back({id, body ? std::optional(std::string(body->begin(), body->end()))
+                                     : std::nullopt});
+    }
+
+    ibv_gid gid;
+    bool answers = true;
+    std::vector<Asked> asked;
+    std::vector<Answer> answered;
+    std::vector<std::string> logged;
+    PeerChannel channel;
+};
+
+class PeerChannelTest : public testing::Test {
+protected:
+    bool run_until(const std::function<bool()>& done)
+    {
+        auto end = std::chrono::steady_clock::now() + patience;
+        while (!done() && std::chrono::steady_clock::now() < end) {
+            pollfd fds[] = {{a.channel.fd(), POLLIN, 0}, {b.channel.fd(), POLLIN, 0}};
+            poll(fds, 2, 100);
+            a.channel.handle();
+            b.channel.handle();
+        }
+        return done();
+    }
+    // A connection of nobody's that b has taken.
+    int connect_to_b()
+    {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_port = htons(port);
+        inet_pton(AF_INET, "127.0.1.2", &address.sin_addr);
+        EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+        return fd;
+    }
+    bool is_closed(int fd)
+    {
+        return run_until([fd] {
+            char byte;
+            return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+        });
+    }
+
+    uint16_t port = free_port();
+    Device a{"127.0.1.1", port};
+    Device b{"127.0.1.2", port};
+    PeerName b_of_a{a.gid, b.gid};
+    PeerName a_of_b{b.gid, a.gid};
+};
+
+TEST_F(PeerChannelTest, a_question_is_answered_and_names_who_asks)
+{
+    uint32_t id = a.channel.ask(b_of_a, PeerMessage::find, bytes_of("which?"));
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_EQ(a.answered[0].id, id);
+    EXPECT_EQ(a.answered[0].body, "which?");
+    ASSERT_EQ(b.asked.size(), 1u);
+    EXPECT_TRUE(b.asked[0].from == a_of_b);
+    EXPECT_EQ(b.asked[0].asker.kind, PeerMessage::find);
+}
+
+TEST_F(PeerChannelTest, large_messages_pass_in_both_directions)
+{
+    std::vector<uint8_t> large(3 << 20, 0x5a);
+    a.channel.ask(b_of_a, PeerMessage::move, large);
+    b.channel.ask(a_of_b, PeerMessage::move, large);
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 1 && b.answered.size() == 1; }));
+    EXPECT_EQ(a.answered[0].body->size(), large.size());
+    EXPECT_EQ(b.answered[0].body->size(), large.size());
+}
+
+TEST_F(PeerChannelTest, answers_may_come_late_and_in_any_order)
+{
+    b.answers = false;
+    uint32_t first = a.channel.ask(b_of_a, PeerMessage::suspend, bytes_of("1"));
+    uint32_t second = a.channel.ask(b_of_a, PeerMessage::suspend, bytes_of("2"));
+    ASSERT_TRUE(run_until([&] { return b.asked.size() == 2; }));
+    b.channel.answer(b.asked[1].asker, bytes_of("second"));
+    b.channel.answer(b.asked[0].asker, bytes_of("first"));
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 2; }));
+    EXPECT_EQ(a.answered[0].id, second);
+    EXPECT_EQ(a.answered[0].body, "second");
+    EXPECT_EQ(a.answered[1].id, first);
+}
+
+TEST_F(PeerChannelTest, nobody_there_is_no_answer)
+{
+    PeerName nobody{a.gid, gid_of("127.0.1.3")};
+    uint32_t id = a.channel.ask(nobody, PeerMessage::find, {});
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_EQ(a.answered[0].id, id);
+    EXPECT_FALSE(a.answered[0].body);
+    // Addresses of one link alone have nobody.
+    ibv_gid link_local{};
+    link_local.raw[0] = 0xfe;
+    link_local.raw[1] = 0x80;
+    a.channel.ask({a.gid, link_local}, PeerMessage::find, {});
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 2; }));
+    EXPECT_FALSE(a.answered[1].body);
+}
+
+TEST_F(PeerChannelTest, who_has_gone_does_not_answer_any_more)
+{
+    b.answers = false;
+    a.channel.ask(b_of_a, PeerMessage::suspend, {});
+    ASSERT_TRUE(run_until([&] { return b.asked.size() == 1; }));
+    b.channel.close();
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_FALSE(a.answered[0].body);
+    b.channel.answer(b.asked[0].asker, {}); // to nobody
+    // It is found again where it listens again.
+    b.answers = true;
+    b.channel.listen(b.gid);
+    a.channel.ask(b_of_a, PeerMessage::suspend, {});
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 2; }));
+    EXPECT_TRUE(a.answered[1].body);
+}
+
+TEST_F(PeerChannelTest, an_address_that_is_given_up_has_nobody)
+{
+    b.channel.ignore(b.gid);
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_FALSE(a.answered[0].body);
+}
+
+TEST_F(PeerChannelTest, an_address_that_is_taken_is_told)
+{
+    Device other("127.0.1.2", port);
+    ASSERT_EQ(other.logged.size(), 1u);
+    EXPECT_NE(other.logged[0].find("127.0.1.2"), std::string::npos);
+}
+
+TEST_F(PeerChannelTest, what_is_no_frame_ends_the_connection)
+{
+    const std::vector<std::vector<uint8_t>> wrong = {
+        {0xff, 0xff, 0xff, 0xff},                              // too long
+        {7, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0},                     // too short
+        {8, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0},                  // of another version
+        {8, 0, 0, 0, 1, 0x80, 1, 0, 1, 0, 0, 0},               // an answer to no question
+    };
+    for (const auto& bytes : wrong) {
+        int fd = connect_to_b();
+        ASSERT_EQ(send(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+        EXPECT_TRUE(is_closed(fd));
+        close(fd);
+    }
+    EXPECT_TRUE(b.asked.empty());
+    // Others are still served.
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+}
+
+TEST_F(PeerChannelTest, a_frame_may_come_in_pieces)
+{
+    int fd = connect_to_b();
+    const std::vector<uint8_t> bytes = {10, 0, 0, 0, 1, 0, 1, 0, 9, 0, 0, 0, 'o', 'k'};
+    for (uint8_t byte : bytes) {
+        ASSERT_EQ(send(fd, &byte, 1, 0), 1);
+        a.channel.handle();
+        b.channel.handle();
+    }
+    ASSERT_TRUE(run_until([&] { return b.asked.size() == 1; }));
+    EXPECT_EQ(b.asked[0].body, "ok");
+    EXPECT_EQ(b.asked[0].asker.id, 9u);
+    close(fd);
+}
+
+TEST_F(PeerChannelTest, one_that_takes_no_answers_is_dropped)
+{
+    int fd = connect_to_b();
+    std::vector<uint8_t> question;
+    append_frame(question, 1, 1, std::vector<uint8_t>(1 << 20));
+    // b answers each with as much, which is not read.
+    EXPECT_TRUE(run_until([&] {
+        return send(fd, question.data(), question.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
+               errno != EAGAIN;
+    }));
+    close(fd);
+}
+
+} // namespace
+} // namespace rdma::verbs
