@@ -67,7 +67,8 @@ struct LinksAnswer {
 
 struct Move {
     QpLink link;
-    uint32_t host_qpn = 0;     // the sender's, now
+    uint32_t host_qpn = 0;          // the sender's, now
+    uint32_t receiver_host_qpn = 0; // that the sender's has been connected to
     uint32_t receiver_psn = 0; // of the receiver's first packet
     uint32_t sender_psn = 0;
     uint64_t received = 0; // messages that took a receive of the sender's, since the last move
@@ -82,6 +83,7 @@ enum class MoveStatus : uint8_t {
     failed,   // the QP is in the error state
     not_now,  // the device is about to move itself: ask again
     mine,     // both have moved: wait for the receiver's own request
+    elsewhere, // the receiver's has another number: connect to that, and ask again
 };
 struct Moved {
     MoveStatus status = MoveStatus::unknown;
@@ -163,6 +165,7 @@ void describe(Archive& a, MoveRequest& request)
     a.list("moves", request.moves, max_peer_links, [](auto& each, Move& move) {
         describe(each, move.link);
         each.u32("host_qpn", move.host_qpn, 0xffffff);
+        each.u32("receiver_host_qpn", move.receiver_host_qpn, 0xffffff);
         each.u32("receiver_psn", move.receiver_psn, 0xffffff);
         each.u32("sender_psn", move.sender_psn, 0xffffff);
         each.u64("received", move.received);
@@ -174,7 +177,7 @@ template <typename Archive>
 void describe(Archive& a, MoveAnswer& answer)
 {
     a.list("moved", answer.moved, max_peer_links, [](auto& each, Moved& moved) {
-        each.u8("status", moved.status, static_cast<uint8_t>(MoveStatus::mine));
+        each.u8("status", moved.status, static_cast<uint8_t>(MoveStatus::elsewhere));
         each.u32("host_qpn", moved.host_qpn, 0xffffff);
         each.u64("received", moved.received);
     });

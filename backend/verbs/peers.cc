@@ -293,6 +293,9 @@ Moved VerbsBackend::take_move(const PeerName& from, const Move& move)
     if (!qp->suspended) {
         return {MoveStatus::failed, 0, 0};
     }
+    if (move.receiver_host_qpn != qp->host->qp_num) {
+        return {MoveStatus::elsewhere, qp->host->qp_num, 0};
+    }
     // Where both have come to another host, the request of one of them counts.
     if (qp->arriving && std::memcmp(from.own.raw, from.peer.raw, sizeof(from.own.raw)) < 0) {
         return {MoveStatus::mine, 0, 0};
@@ -339,7 +342,20 @@ void VerbsBackend::begin_connection(Qp& qp)
 
 // Connects the host's QP, whatever it was before, to the peer's with the PSNs that have
 // been agreed on. What it held goes to it again, but for what the peer has received.
+// 0 or a positive errno value.
 int VerbsBackend::reconnect(Qp& qp, uint64_t received_by_peer)
+{
+    if (int error = reset_host(qp)) {
+        return error;
+    }
+    if (!finish_executed(qp, received_by_peer)) {
+        return EIO;
+    }
+    return connect_host(qp);
+}
+
+// What the host's QP holds is here again. 0 or a positive errno value.
+int VerbsBackend::reset_host(Qp& qp)
 {
     auto sends = qp.sends.keep_all();
     auto recvs = qp.recvs.keep_all();
@@ -357,10 +373,7 @@ int VerbsBackend::reconnect(Qp& qp, uint64_t received_by_peer)
                       std::make_move_iterator(sends.end()));
     qp.recv_replays.insert(qp.recv_replays.begin(), std::make_move_iterator(recvs.begin()),
                            std::make_move_iterator(recvs.end()));
-    if (!finish_executed(qp, received_by_peer)) {
-        return EIO;
-    }
-    return connect_host(qp);
+    return 0;
 }
 
 int VerbsBackend::connect_host(Qp& qp)
@@ -557,7 +570,7 @@ void VerbsBackend::resume_peers()
     _qps.for_each([this](uint32_t, Qp& qp) {
         if (qp.frozen) {
             begin_connection(qp);
-            if (reconnect(qp, 0) != 0) {
+            if (reset_host(qp) != 0 || connect_host(qp) != 0) {
                 lose(qp);
             }
         }
@@ -610,6 +623,7 @@ void VerbsBackend::announce()
             qp.announced = true;
             request.moves.push_back({{qp.attr.dest_qp_num, qp.qpn},
                                      qp.host->qp_num,
+                                     qp.peer_host_qpn,
                                      qp.rq_psn,
                                      qp.sq_psn,
                                      qp.num_received_before});
@@ -648,17 +662,15 @@ void VerbsBackend::take_moved(Qp& qp, const Moved& moved)
     case MoveStatus::done:
         if (!finish_executed(qp, moved.received)) {
             lose(qp);
-        } else if (moved.host_qpn != std::exchange(qp.peer_host_qpn, moved.host_qpn)) {
-            // It has moved, too, which this end did not know: what the other end has sent
-            // since has been answered to nobody.
-            poll_cqs(qp);
-            begin_connection(qp);
-            if (reconnect(qp, 0) != 0) {
-                lose(qp);
-            }
-        } else {
-            qp.arriving = qp.suspended = false;
-            touch(qp);
+            break;
+        }
+        qp.arriving = qp.suspended = false;
+        touch(qp);
+        break;
+    case MoveStatus::elsewhere:
+        qp.peer_host_qpn = moved.host_qpn;
+        if (reset_host(qp) != 0 || connect_host(qp) != 0) {
+            lose(qp);
         }
         break;
     case MoveStatus::not_now:

@@ -339,6 +339,7 @@ private:
     MoveAnswer take_moves(const PeerName& from, const MoveRequest& request);
     Moved take_move(const PeerName& from, const Move& move);
     int reconnect(Qp& qp, uint64_t received_by_peer);
+    int reset_host(Qp& qp);
     int connect_host(Qp& qp);
     bool finish_executed(Qp& qp, uint64_t received_by_peer);
     void lose(Qp& qp);

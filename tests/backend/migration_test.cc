@@ -166,6 +166,13 @@ protected:
             return c.wc.opcode == opcode && c.wc.status == IBV_WC_SUCCESS;
         }));
     }
+    // Whether so many messages have been sent and received in each direction.
+    bool all_done(size_t count) const
+    {
+        return std::ranges::all_of(std::array{&a, &b}, [count](const BackendEnd* end) {
+            return completed(*end, IBV_WC_RECV) == count && completed(*end, IBV_WC_SEND) == count;
+        });
+    }
     // wr_ids of what has completed, in order.
     static std::vector<uint64_t> ids(const BackendEnd& end, ibv_wc_opcode opcode)
     {
@@ -207,10 +214,7 @@ TEST_P(VerbsMigration, a_connection_outlives_a_move)
     receive_all(b, qp_b.id, 8, 1);
     send_all(a, qp_a.id, 4, 100);
     send_all(b, qp_b.id, 4, 100);
-    ASSERT_TRUE(run_until([&] {
-        return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_RECV) == 4 &&
-               completed(a, IBV_WC_SEND) == 4 && completed(b, IBV_WC_SEND) == 4;
-    }));
+    ASSERT_TRUE(run_until([&] { return all_done(4); }));
     EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
     uint32_t before = host_qpn(home_a, qp_a);
 
@@ -219,10 +223,7 @@ TEST_P(VerbsMigration, a_connection_outlives_a_move)
     // Receives that were posted before serve what is sent after, with keys of before.
     send_all(a, qp_a.id, 4, 104);
     send_all(b, qp_b.id, 4, 104);
-    ASSERT_TRUE(run_until([&] {
-        return completed(a, IBV_WC_RECV) == 8 && completed(b, IBV_WC_RECV) == 8 &&
-               completed(a, IBV_WC_SEND) == 8 && completed(b, IBV_WC_SEND) == 8;
-    }));
+    ASSERT_TRUE(run_until([&] { return all_done(8); }));
     for (const BackendEnd* end : {&a, &b}) {
         EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 8));
         EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 8));
@@ -271,10 +272,7 @@ TEST_P(VerbsMigration, requests_that_wait_for_a_receive_move_along)
     move(home_a, home_b);
     receive_all(a, qp_a.id, 3, 1);
     receive_all(b, qp_b.id, 3, 1);
-    ASSERT_TRUE(run_until([&] {
-        return completed(a, IBV_WC_RECV) == 3 && completed(b, IBV_WC_RECV) == 3 &&
-               completed(a, IBV_WC_SEND) == 3 && completed(b, IBV_WC_SEND) == 3;
-    }));
+    ASSERT_TRUE(run_until([&] { return all_done(3); }));
     for (const BackendEnd* end : {&a, &b}) {
         EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 3));
         EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 3));
@@ -299,12 +297,7 @@ TEST_P(VerbsMigration, back_and_forth_with_both_ends)
         } else {
             move(home_b, home_a);
         }
-        ASSERT_TRUE(run_until([&] {
-            return completed(a, IBV_WC_RECV) == 4 * (round + 1) &&
-                   completed(b, IBV_WC_RECV) == 4 * (round + 1) &&
-                   completed(a, IBV_WC_SEND) == 4 * (round + 1) &&
-                   completed(b, IBV_WC_SEND) == 4 * (round + 1);
-        }));
+        ASSERT_TRUE(run_until([&] { return all_done(4 * (round + 1)); }));
     }
     for (const BackendEnd* end : {&a, &b}) {
         EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 24));
@@ -322,25 +315,32 @@ TEST_P(VerbsMigration, both_ends_at_once)
     arrive(home_b, state_b);
     send_all(a, qp_a.id, 4, 100);
     send_all(b, qp_b.id, 4, 100);
-    ASSERT_TRUE(run_until([&] {
-        return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_RECV) == 4 &&
-               completed(a, IBV_WC_SEND) == 4 && completed(b, IBV_WC_SEND) == 4;
-    }));
+    ASSERT_TRUE(run_until([&] { return all_done(4); }));
     EXPECT_TRUE(a.events.empty());
     EXPECT_TRUE(b.events.empty());
 }
 
 TEST_P(VerbsMigration, after_a_failure_it_goes_on_where_it_was)
 {
-    send_all(b, qp_b.id, 2, 100);
+    // What is done before, what waits while it stops, what comes after.
+    receive_all(a, qp_a.id, 3, 1);
+    receive_all(b, qp_b.id, 3, 1);
+    send_all(a, qp_a.id, 3, 100);
+    send_all(b, qp_b.id, 3, 100);
+    ASSERT_TRUE(run_until([&] { return all_done(3); }));
+    send_all(a, qp_a.id, 2, 103);
+    send_all(b, qp_b.id, 2, 103);
     leave(home_a, &home_b);
-    send_all(b, qp_b.id, 2, 102);
+    send_all(b, qp_b.id, 2, 105);
     home_a.backend->start();
-    receive_all(a, qp_a.id, 4, 1);
-    ASSERT_TRUE(run_until(
-        [&] { return completed(a, IBV_WC_RECV) == 4 && completed(b, IBV_WC_SEND) == 4; }));
-    EXPECT_EQ(ids(a, IBV_WC_RECV), numbers(1, 4));
-    EXPECT_EQ(ids(b, IBV_WC_SEND), numbers(100, 4));
+    send_all(a, qp_a.id, 2, 105);
+    receive_all(a, qp_a.id, 4, 4);
+    receive_all(b, qp_b.id, 4, 4);
+    ASSERT_TRUE(run_until([&] { return all_done(7); }));
+    for (const BackendEnd* end : {&a, &b}) {
+        EXPECT_EQ(ids(*end, IBV_WC_RECV), numbers(1, 7));
+        EXPECT_EQ(ids(*end, IBV_WC_SEND), numbers(100, 7));
+    }
 }
 
 TEST_P(VerbsMigration, a_peer_that_is_gone_is_a_fatal_event_of_the_qp)
