@@ -6,6 +6,7 @@
 
 #include "shared_state_fields.h"
 #include "backend/roce/state_fields.h"
+#include "backend/verbs/state_fields.h"
 #include "hw/pvrdma/state_fields.h"
 
 namespace rdma {
@@ -49,6 +50,24 @@ bool describe_section(Archive& a, migration::SectionKind kind)
         describe(a, qp, remaining);
         return true;
     }
+    case SectionKind::verbs_gid:
+        whole(verbs::GidState{});
+        return true;
+    case SectionKind::verbs_pd:
+        a.u32("id", id);
+        return true;
+    case SectionKind::verbs_mr:
+        whole(verbs::MrState{});
+        return true;
+    case SectionKind::verbs_cq:
+        whole(verbs::CqState{});
+        return true;
+    case SectionKind::verbs_srq:
+        whole(verbs::SrqState{});
+        return true;
+    case SectionKind::verbs_qp:
+        whole(verbs::QpState{});
+        return true;
     case SectionKind::pvrdma_device:
         whole(pvrdma::DeviceState{});
         return true;
