@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests within a guest: QEMU runs in a guest that stands for a host with RDMA devices.
 
-A host needs the disk that nested_disk() of tools/test made (QEMU, its libraries and firmware), and a wire to
-the nested guest's agent for each of them.
+A host needs the disk that nested_disk() of tools/test made (QEMU, its libraries and firmware), and two wires for each
+QEMU that runs in it at the same time: to its guest's agent and to its monitor.
 """
+import itertools
 import pathlib
 import shlex
 import socket
 
 from .guest import Guest, GuestError
+from .qmp import Qmp
 
 TOOLS = "/nested"  # where the disk is mounted in the host
 IMAGE = "/run/image"
@@ -16,7 +18,7 @@ FIRMWARE = "seabios ipxe/qemu qemu"
 PATIENCE = 900  # seconds, for a boot or a command; TCG within TCG takes a minute for a boot on an idle machine
 
 
-def host_arguments(directory, disk, wires=1):
+def host_arguments(directory, disk, wires=2):
     """QEMU's for a host of nested guests. Its wires end at sockets in the directory."""
     arguments = ["-smp", "2", "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
     for wire in range(wires):
@@ -37,18 +39,25 @@ def prepare_host(host):
 class NestedQemu:
     """A QEMU in a host. As much of vm.qemu.Qemu as Guest needs."""
 
-    qmp = None
-
     def __init__(self, host, wire, directory, arguments, prefix=()):
-        self.agent = socket.socket(socket.AF_UNIX)
-        self.agent.connect(f"{host.directory}/wire{wire}")
+        self.agent, monitor = (self._connect(host, number) for number in (wire, wire + 1))
+        self.may_end = False
         firmware = " ".join(f"-L {TOOLS}/firmware/{name}" for name in FIRMWARE.split())
         command = shlex.join([
             *prefix, f"{TOOLS}/qemu-system-x86_64", "-nodefaults", "-nographic",
-            "-chardev", f"pipe,id=agent,path=/dev/virtio-ports/wire{wire}", *arguments])
+            "-chardev", f"pipe,id=agent,path=/dev/virtio-ports/wire{wire}",
+            "-chardev", f"pipe,id=monitor,path=/dev/virtio-ports/wire{wire + 1}",
+            "-mon", "chardev=monitor,mode=control", *arguments])
         host.check(f"mkdir -p {directory} /dev/virtio-ports && for p in /sys/class/virtio-ports/*; do "
                    "ln -sf /dev/${p##*/} /dev/virtio-ports/$(cat $p/name); done")
         self.process = host.start(f"LD_LIBRARY_PATH={TOOLS}/lib exec {command} {firmware}")
+        self.qmp = Qmp(None, PATIENCE, monitor)
+
+    @staticmethod
+    def _connect(host, wire):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(f"{host.directory}/wire{wire}")
+        return connection
 
     def receive(self):
         try:
@@ -66,15 +75,18 @@ class NestedQemu:
 
 
 class NestedGuest(Guest):
-    """A guest in a host, which is a Guest too and has been prepared."""
+    """A guest in a host, which is a Guest too and has been prepared.
 
-    def __init__(self, host, name, directory, _image, arguments, wire=0, **options):
+    wires: the first of each pair of wires that its QEMUs use, in turn.
+    """
+
+    def __init__(self, host, name, directory, _image, arguments, wires=(0,), **options):
         self.host = host
-        self._wire = wire
+        self._wires = itertools.cycle(wires)
         super().__init__(name, directory, IMAGE, arguments, **options)
 
     def start_qemu(self, arguments=None, extra=()):
-        return NestedQemu(self.host, self._wire, self.directory,
+        return NestedQemu(self.host, next(self._wires), self.directory,
                           [*self._machine, *(self._arguments if arguments is None else arguments), *extra],
                           self._prefix)
 
@@ -83,7 +95,8 @@ class NestedGuest(Guest):
             status = qemu.process.wait(timeout=1e6).status
         except GuestError as error:
             status = str(error)
-        self._fail(f"QEMU ended with {status}: {qemu.output()}")
+        if qemu is self.qemu and not qemu.may_end:
+            self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def wait_ready(self):
         if not self._ready.wait(PATIENCE) or self.failure:

@@ -9,10 +9,12 @@ class QmpError(Exception):
 
 
 class Qmp:
-    def __init__(self, path, timeout=60):
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, path, timeout=60, connection=None):
+        """path: of the monitor's socket; connection: in its place, one that leads there."""
+        self._socket = connection or socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        self._socket.connect(path)
+        if not connection:
+            self._socket.connect(path)
         self._lines = self._socket.makefile("r", encoding="utf-8")
         self.events = []
         self._next()  # the greeting
