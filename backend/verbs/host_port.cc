@@ -105,7 +105,7 @@ bool has_full_paging(const ibv_odp_caps& caps, bool atomics)
 
 HostPort::HostPort(const RdmaHostPortConfig& config)
     : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
-      _adds_addresses(config.add_addresses)
+      _adds_addresses(config.add_addresses), _cm_mux(config.cm_mux ? config.cm_mux : "")
 {
     if (int error = ibv_query_device(context(), &_attributes)) {
         fail(fmt::format("RDMA device '{}' does not answer: {}", _device, strerror(error)));
@@ -197,6 +197,15 @@ std::optional<uint32_t> HostPort::find_gid(const ibv_gid& gid, uint32_t type) co
         }
     }
     return std::nullopt;
+}
+
+std::optional<ibv_gid> HostPort::gid(uint32_t index) const
+{
+    ibv_gid gid{};
+    if (!_context || ibv_query_gid(context(), _number, static_cast<int>(index), &gid) != 0) {
+        return std::nullopt;
+    }
+    return gid;
 }
 
 uint32_t HostPort::interface_index() const

@@ -36,11 +36,14 @@ public:
     // The GID that all packets come from, in place of the guest's own.
     std::optional<uint32_t> fixed_gid() const { return _fixed_gid; }
     bool adds_addresses() const { return _adds_addresses; }
+    // The socket of the daemon for RDMA CM, "off", or nothing: see RdmaHostPortConfig.
+    const std::string& cm_mux() const { return _cm_mux; }
 
     // The port as it is just now; nothing where the device is gone.
     std::optional<ibv_port_attr> query() const;
     // The index of a GID; type: 1 RoCEv1, 2 RoCEv2.
     std::optional<uint32_t> find_gid(const ibv_gid& gid, uint32_t type) const;
+    std::optional<ibv_gid> gid(uint32_t index) const;
     // The host's network interface of the port (see if_nametoindex()); 0: not known.
     uint32_t interface_index() const;
 
@@ -56,6 +59,7 @@ private:
     bool _on_demand_paging = false;
     std::optional<uint32_t> _fixed_gid;
     bool _adds_addresses = false;
+    std::string _cm_mux;
 };
 
 } // namespace rdma::verbs

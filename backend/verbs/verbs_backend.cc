@@ -450,12 +450,16 @@ int VerbsBackend::destroy_srq(uint32_t id)
 int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                           std::optional<uint16_t>)
 {
-    return _dead ? EIO : _gids.add(index, gid, type);
+    int error = _dead ? EIO : _gids.add(index, gid, type);
+    tell_addresses();
+    return error;
 }
 
 int VerbsBackend::del_gid(uint32_t index)
 {
-    return _gids.remove(index);
+    int error = _gids.remove(index);
+    tell_addresses();
+    return error;
 }
 
 bool VerbsBackend::exists(ObjectKind kind, uint32_t id) const

@@ -127,6 +127,11 @@ typedef struct RdmaHostPortConfig {
     int32_t gid_index;    /* of the GID all packets come from; negative: the guest's own */
     bool add_addresses;   /* put addresses of the guest on the host's interface */
     int odp;              /* on-demand paging: RDMA_ODP_* */
+    /*
+     * How messages of connection management pass: the socket of rdmacm-mux, or "off"
+     * (umad); NULL or empty: its well-known socket where there is one, or umad.
+     */
+    const char *cm_mux;
 } RdmaHostPortConfig;
 
 /*
