@@ -256,6 +256,8 @@ struct BackendKind {
 // What the command line says.
 std::vector<BackendKind> kinds_under_test();
 std::vector<std::string> devices_under_test();
+// The last device of the command line.
+std::string peer_device();
 // Those of kinds_under_test() that are on devices of the host.
 std::vector<BackendKind> host_kinds();
 

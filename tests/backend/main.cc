@@ -27,6 +27,11 @@ std::vector<std::string> devices_under_test()
     return devices.empty() ? devices : std::vector{devices.front()};
 }
 
+std::string peer_device()
+{
+    return devices.back();
+}
+
 INSTANTIATE_TEST_SUITE_P(Backend, BackendTest, testing::ValuesIn(kinds_under_test()), name_of);
 
 } // namespace rdma::test
