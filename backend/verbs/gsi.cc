@@ -3,6 +3,7 @@
 // The guest's GSI QP: its datagrams leave and come through umad, for the host's own
 // QP 1 belongs to its kernel.
 #include <sys/epoll.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -10,8 +11,12 @@
 
 #include <netinet/ip.h>
 
+#include "cm_message.h"
 #include "gid.h"
+#include "mux_port.h"
+#include "mux_protocol.h"
 #include "request_batch.h"
+#include "umad_port.h"
 
 namespace rdma::verbs {
 
@@ -66,19 +71,57 @@ Grh grh_of(const Mad& mad, const ibv_gid& own)
     return grh;
 }
 
+bool is_socket(const char* path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+// By the daemon that the property names or, where it is not given, the one that there
+// is; without any, umad.
+std::unique_ptr<MadPort> make_mad_port(const HostPort& port, const MuxPort::Log& log)
+{
+    const std::string& mux = port.cm_mux();
+    if (mux == "off" || (mux.empty() && !is_socket(mux::default_socket))) {
+        return std::make_unique<UmadPort>(port.device_name(), port.number());
+    }
+    return std::make_unique<MuxPort>(mux.empty() ? mux::default_socket : mux, port.device_name(),
+                                     port.number(), log);
+}
+
 } // namespace
 
 // Without it the guest's RDMA CM reaches nobody, and all else works.
 void VerbsBackend::open_mad_port()
 {
     try {
-        _mads = std::make_unique<MadPort>(_port->device_name(), _port->number());
+        _mads = make_mad_port(*_port, _log);
+        tell_addresses();
         epoll_event event{};
         event.events = EPOLLIN;
         epoll_ctl(_epoll, EPOLL_CTL_ADD, _mads->fd(), &event);
     } catch (const std::runtime_error& error) {
         _log(RDMA_LOG_WARNING, std::string("the guest has no RDMA CM: ") + error.what());
     }
+}
+
+// The guest's addresses, or where the host has them, may have changed.
+void VerbsBackend::tell_addresses()
+{
+    if (!_mads) {
+        return;
+    }
+    std::vector<OwnAddress> addresses;
+    for (uint32_t i = 0; i < _limits.gid_tbl_len; ++i) {
+        const ibv_gid* gid = _gids.find(i);
+        auto host_index = gid ? _gids.host_index(i) : std::nullopt;
+        auto host_gid = host_index ? _port->gid(*host_index) : std::nullopt;
+        if (host_gid) {
+            addresses.push_back({static_cast<uint8_t>(i), *host_index,
+                                 _port->fixed_gid().has_value(), *host_gid, *gid});
+        }
+    }
+    _mads->set_addresses(addresses);
 }
 
 // Kernels give the GSI QP memory by its DMA region alone: an address is a GPA. fn(gpa,
@@ -111,7 +154,7 @@ bool VerbsBackend::send_mad(Qp& qp, const SendRequest& request)
         return ok;
     });
     ibv_ah_attr av = request.av.attr;
-    if (!read || !_mads || !to_host(av)) {
+    if (!read || !_mads || !parse_cm_message(mad.bytes) || !to_host(av)) {
         return false;
     }
     mad.peer = av.grh.dgid;
@@ -169,6 +212,7 @@ void VerbsBackend::take_mads(unsigned budget)
     for (; _mads && budget > 0 && _mads->receive(mad); --budget) {
         take_mad(mad);
     }
+    _failing |= _mads && !_dead && _mads->is_gone();
 }
 
 void VerbsBackend::pump_gsi(Qp& qp)

@@ -65,6 +65,7 @@ void VerbsBackend::tell(const ibv_async_event& event)
     }
     case IBV_EVENT_GID_CHANGE:
         _gids.forget_indices();
+        tell_addresses();
         _pds.for_each([](uint32_t, Pd& pd) { pd.addresses.forget(); });
         wake_waiting();
         break;

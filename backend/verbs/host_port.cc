@@ -108,7 +108,7 @@ HostPort::HostPort(const RdmaHostPortConfig& config)
       _adds_addresses(config.add_addresses),
       // With a GID of the host's in place of the guest's, devices cannot be told apart.
       _peer_port(config.gid_index < 0 ? config.peer_port : uint16_t{0}),
-      _loses_on_migrate(config.lose_on_migrate)
+      _loses_on_migrate(config.lose_on_migrate), _cm_mux(config.cm_mux ? config.cm_mux : "")
 {
     if (int error = ibv_query_device(context(), &_attributes)) {
         fail(fmt::format("RDMA device '{}' does not answer: {}", _device, strerror(error)));
@@ -200,6 +200,15 @@ std::optional<uint32_t> HostPort::find_gid(const ibv_gid& gid, uint32_t type) co
         }
     }
     return std::nullopt;
+}
+
+std::optional<ibv_gid> HostPort::gid(uint32_t index) const
+{
+    ibv_gid gid{};
+    if (!_context || ibv_query_gid(context(), _number, static_cast<int>(index), &gid) != 0) {
+        return std::nullopt;
+    }
+    return gid;
 }
 
 uint32_t HostPort::interface_index() const

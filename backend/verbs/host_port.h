@@ -40,11 +40,14 @@ public:
     uint16_t peer_port() const { return _peer_port; }
     // Whether QPs that cannot migrate go to the error state, and do not hold it up.
     bool loses_on_migrate() const { return _loses_on_migrate; }
+    // The socket of the daemon for RDMA CM, "off", or nothing: see RdmaHostPortConfig.
+    const std::string& cm_mux() const { return _cm_mux; }
 
     // The port as it is just now; nothing where the device is gone.
     std::optional<ibv_port_attr> query() const;
     // The index of a GID; type: 1 RoCEv1, 2 RoCEv2.
     std::optional<uint32_t> find_gid(const ibv_gid& gid, uint32_t type) const;
+    std::optional<ibv_gid> gid(uint32_t index) const;
     // The host's network interface of the port (see if_nametoindex()); 0: not known.
     uint32_t interface_index() const;
 
@@ -62,6 +65,7 @@ private:
     bool _adds_addresses = false;
     uint16_t _peer_port = 0;
     bool _loses_on_migrate = false;
+    std::string _cm_mux;
 };
 
 } // namespace rdma::verbs

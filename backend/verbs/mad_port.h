@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Messages of connection management on a port of the host, through umad: what the
-// guest's GSI QP sends and receives.
+// Messages of connection management on a port of the host: what the guest's GSI QP
+// sends and receives. There are two ways for them: umad (umad_port.h), and a daemon
+// that shares umad among many (mux_port.h).
 #pragma once
 
-#include <infiniband/umad.h>
 #include <infiniband/verbs.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <string>
+#include <vector>
 
 namespace rdma::verbs {
 
@@ -29,26 +28,32 @@ struct Mad {
     uint8_t sl = 0;
 };
 
+// One of the guest's addresses, as the host has it.
+struct OwnAddress {
+    uint8_t slot = 0;      // in the guest's GID table
+    uint8_t gid_index = 0; // in the host's
+    bool shared = false;   // others may have the host's GID, too
+    ibv_gid host_gid{};
+    ibv_gid guest_gid{};
+
+    bool operator==(const OwnAddress& other) const;
+};
+
 class MadPort {
 public:
-    // Throws std::runtime_error: what is wrong, and what to do.
-    MadPort(const std::string& device, uint8_t port);
-    ~MadPort();
-    MadPort(const MadPort&) = delete;
-    MadPort& operator=(const MadPort&) = delete;
+    virtual ~MadPort() = default;
 
-    // Polls readable when receive() has something.
-    int fd() const { return umad_get_fd(_port); }
-    // False: it cannot be sent (the destination is not reached, or the host's queue
-    // is full). Looking up the destination may take the host a while.
-    bool send(const Mad& mad);
+    // Polls readable when receive() has something to do. It stays the same.
+    virtual int fd() const = 0;
+    // Never waits. False: it is lost, as on a network (there is no way just now, or
+    // the queue is full). True: it is on its way, and can still be lost.
+    virtual bool send(const Mad& mad) = 0;
     // False: there is none.
-    bool receive(Mad& mad);
-
-private:
-    int _port = -1;
-    int _agent = -1;
-    std::unique_ptr<std::byte[]> _buffer; // a header of umad's and a MAD
+    virtual bool receive(Mad& mad) = 0;
+    // The host's device is gone: fd() polls readable for ever, and there is nothing.
+    virtual bool is_gone() const { return false; }
+    // All addresses that messages go out from and come for.
+    virtual void set_addresses(const std::vector<OwnAddress>&) {}
 };
 
 } // namespace rdma::verbs

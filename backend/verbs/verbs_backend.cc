@@ -521,6 +521,7 @@ int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
     if (error == 0 && _peer_channel) {
         _peer_channel->listen(gid);
     }
+    tell_addresses();
     return error;
 }
 
@@ -530,7 +531,9 @@ int VerbsBackend::del_gid(uint32_t index)
     if (gid && _peer_channel) {
         _peer_channel->ignore(*gid);
     }
-    return _gids.remove(index);
+    int error = _gids.remove(index);
+    tell_addresses();
+    return error;
 }
 
 bool VerbsBackend::exists(ObjectKind kind, uint32_t id) const

@@ -371,6 +371,7 @@ private:
 
     // gsi.cc
     void open_mad_port();
+    void tell_addresses();
     template <typename Fn>
     bool for_each_piece(uint32_t pd, std::span<const ibv_sge> sges, size_t size, Fn&& fn);
     bool send_mad(Qp& qp, const SendRequest& request);

@@ -130,6 +130,11 @@ typedef struct RdmaHostPortConfig {
     uint16_t peer_port;   /* TCP port of the control channel between devices, 0: none */
     bool lose_on_migrate; /* QPs that cannot come along go to the error state;
                            * otherwise they keep the device from migrating */
+    /*
+     * How messages of connection management pass: the socket of rdmacm-mux, or "off"
+     * (umad); NULL or empty: its well-known socket where there is one, or umad.
+     */
+    const char *cm_mux;
 } RdmaHostPortConfig;
 
 /*

@@ -40,6 +40,10 @@ until ibv_devinfo -d rxe2 | grep -q PORT_ACTIVE; do :; done
 """
 
 
+# They need umad, and no connection manager of the host's.
+CONNECTION_MANAGER = "*ConnectionManager*:*KernelPeer*"
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory, image, payload):
     """A guest with two rxe devices, in the part of the host."""
@@ -54,7 +58,7 @@ def host(tmp_path_factory, image, payload):
 
 @pytest.mark.parametrize("devices", ["rxe0", "rxe0 rxe1"], ids=["one-link", "two-links"])
 def test_suite(host, devices):
-    result = host.run(f"{SUITE} {devices} --gtest_filter=-{HOST_EVENTS}", timeout=600)
+    result = host.run(f"{SUITE} {devices} --gtest_filter=-{HOST_EVENTS}:{CONNECTION_MANAGER}", timeout=600)
     assert result.status == 0, result.output[-8000:]
     passed = re.search(r"\[  PASSED  \] (\d+) tests", result.output)
     assert passed and int(passed[1]) >= 60, result.output[-2000:]
@@ -66,6 +70,13 @@ def test_host_events(host):
     assert result.status == 0 and "[  PASSED  ] 3 tests" in result.output, result.output[-8000:]
     # Once for each of the two backends of the two tests that remove it.
     assert result.output.count("RDMA device 'rxe2' is gone") == 4, result.output[-8000:]
+
+
+@pytest.mark.parametrize("devices", ["rxe0", "rxe0 rxe1"], ids=["one-link", "two-links"])
+def test_connection_manager(host, devices):
+    host.check("modprobe ib_umad && ! lsmod | grep -q ^ib_cm")
+    result = host.run(f"{SUITE} {devices} --gtest_filter=*ConnectionManager*", timeout=300)
+    assert result.status == 0 and "[  PASSED  ] 9 tests" in result.output, result.output[-8000:]
 
 
 def test_memory_that_cannot_be_locked(host):

@@ -48,6 +48,7 @@ struct PvrdmaState {
     int32_t gid_index;
     char *gid_policy;
     char *odp;
+    char *cm_mux;
     uint32_t poll_pause_us;
     bool stopped_rnr_nak;
     bool use_msix;
@@ -474,6 +475,7 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
     };
     RdmaHostPortConfig port = {
         .ibdev = s->ibdev, .ibport = s->ibport, .gid_index = s->gid_index,
+        .cm_mux = s->cm_mux,
     };
     static const char *const on_migrate[] = { "refuse", "error", NULL };
     int policy, lose;
@@ -668,6 +670,7 @@ static const Property pvrdma_properties[] = {
     DEFINE_PROP_STRING("odp", PvrdmaState, odp),
     DEFINE_PROP_UINT16("peer-port", PvrdmaState, peer_port, 4793),
     DEFINE_PROP_STRING("on-migrate", PvrdmaState, on_migrate),
+    DEFINE_PROP_STRING("cm-mux", PvrdmaState, cm_mux),
     DEFINE_PROP_STRING("roce", PvrdmaState, roce),
     DEFINE_PROP_UINT32("poll-pause", PvrdmaState, poll_pause_us, 50),
     DEFINE_PROP_BOOL("stopped-rnr-nak", PvrdmaState, stopped_rnr_nak, true),

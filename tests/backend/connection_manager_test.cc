@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Messages of connection management between the GSI QPs of devices, through rdmacm-mux,
+// which lies beside this program, and through umad alone; and with the kernel's own
+// connection manager as the peer. On the devices of the command line: where that is one,
+// both ends are at its port.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "../cm_messages.h"
+#include "backend_test.h"
+#include "gid.h"
+#include "umad_port.h"
+#include "verbs_backend.h"
+
+namespace rdma::test {
+namespace {
+
+using verbs::HostPort;
+using verbs::VerbsBackend;
+
+constexpr std::chrono::seconds patience{10};
+constexpr size_t grh_size = 40;
+constexpr uint64_t receive_buffer = ram_base + 0x200000;
+constexpr uint64_t send_buffer = ram_base + 0x400000;
+constexpr uint64_t buffer_size = 512;
+constexpr uint64_t num_buffers = 64;
+
+const std::string mux_path = "/run/mux-test.sock";
+
+// The daemon as a child.
+class Daemon {
+public:
+    ~Daemon() { kill(); }
+    void start(const std::string& device = "")
+    {
+        _pid = fork();
+        if (_pid == 0) {
+            auto program =
+                std::filesystem::read_symlink("/proc/self/exe").parent_path() / "rdmacm-mux";
+            if (device.empty()) {
+                execl(program.c_str(), "rdmacm-mux", "--socket", mux_path.c_str(), nullptr);
+            } else {
+                execl(program.c_str(), "rdmacm-mux", "--socket", mux_path.c_str(), "--device",
+                      device.c_str(), nullptr);
+            }
+            _exit(127);
+        }
+    }
+    void kill(int signal = SIGKILL)
+    {
+        if (_pid > 0) {
+            ::kill(_pid, signal);
+            waitpid(_pid, nullptr, 0);
+            _pid = -1;
+        }
+    }
+
+private:
+    pid_t _pid = -1;
+};
+
+ibv_gid address_of_port(const HostPort& port)
+{
+    for (uint32_t i = 0; i < 64; ++i) {
+        auto gid = port.gid(i);
+        if (gid && is_v4_mapped(*gid) && port.find_gid(*gid, 2) == i) {
+            return *gid;
+        }
+    }
+    throw std::runtime_error(port.device_name() + " has no IPv4 address");
+}
+
+// A device with a GSI QP that is ready.
+class CmEnd {
+public:
+    CmEnd(const std::string& device, const std::string& mux,
+          std::optional<ibv_gid> address = std::nullopt,
+          std::optional<int> gid_index = std::nullopt)
+    {
+        RdmaHostPortConfig config{};
+        config.ibdev = device.c_str();
+        config.ibport = 1;
+        config.gid_index = gid_index.value_or(-1);
+        config.add_addresses = true;
+        config.cm_mux = mux.c_str();
+        port = std::make_shared<HostPort>(config);
+        backend = std::make_unique<VerbsBackend>(port, end.limits, end.memory, end.stats,
+                                                 [this](int, std::string_view line) {
+                                                     log.emplace_back(line);
+                                                     fmt::print(stderr, "log: {}\n", line);
+                                                 });
+        backend->set_client(end);
+        end.gid = address ? *address : address_of_port(*port);
+        end.set_up(*backend);
+        MrInit dma;
+        dma.pd = end.pd;
+        dma.kind = MrInit::Kind::dma;
+        dma.access = IBV_ACCESS_LOCAL_WRITE;
+        _lkey = backend->reg_mr(dma).value().lkey;
+        QpInit init = end.qp_init(IBV_QPT_UD);
+        init.gsi = true;
+        _gsi = backend->create_qp(init).value().id;
+        ibv_qp_attr attr{};
+        attr.port_num = 1;
+        attr.qkey = 0x80010000;
+        for (ibv_qp_state state : {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS}) {
+            attr.qp_state = state;
+            int mask = IBV_QP_STATE;
+            mask |= state == IBV_QPS_INIT  ? IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY
+                    : state == IBV_QPS_RTS ? IBV_QP_SQ_PSN
+                                           : 0;
+            EXPECT_EQ(backend->modify_qp(_gsi, attr, mask, {}), 0);
+        }
+        for (uint64_t i = 0; i < num_buffers - 1; ++i) {
+            post_receive(i);
+        }
+    }
+
+    void send(const ibv_gid& to, const Mad& mad)
+    {
+        uint64_t at = send_buffer + _sent++ % num_buffers * buffer_size;
+        std::ranges::copy(mad.bytes, end.at(at));
+        SendRequest request = send_request(IBV_WR_SEND, 1000, at, verbs::mad_size, _lkey);
+        request.wr.wr.ud.remote_qpn = 1;
+        request.wr.wr.ud.remote_qkey = 0x80010000;
+        request.av.attr.is_global = 1;
+        request.av.attr.port_num = 1;
+        request.av.attr.grh.dgid = to;
+        request.av.attr.grh.hop_limit = 64;
+        end.post_send(_gsi, request);
+    }
+
+    struct Received {
+        Mad mad;
+        std::array<std::byte, grh_size> grh;
+        ibv_wc wc;
+
+        CmKind kind() const { return static_cast<CmKind>(std::to_integer<int>(mad.bytes[17])); }
+        uint32_t first_id() const { return word_at(mad, cm_data_at); }
+        uint32_t second_id() const { return word_at(mad, cm_data_at + 4); }
+    };
+
+    void take()
+    {
+        backend->handle_events();
+        for (const Completion& completion : std::exchange(end.completions, {})) {
+            EXPECT_EQ(completion.wc.status, IBV_WC_SUCCESS);
+            if (completion.wc.opcode != IBV_WC_RECV) {
+                continue;
+            }
+            Received& taken = received.emplace_back();
+            taken.wc = completion.wc;
+            std::byte* at = end.at(receive_buffer + completion.wc.wr_id * buffer_size);
+            std::copy_n(at, grh_size, taken.grh.begin());
+            std::copy_n(at + grh_size, verbs::mad_size, taken.mad.bytes.begin());
+            post_receive(completion.wc.wr_id);
+        }
+    }
+    bool has_told(std::string_view what) const
+    {
+        return std::ranges::any_of(
+            log, [&](const std::string& line) { return line.find(what) != std::string::npos; });
+    }
+    size_t count(CmKind kind) const
+    {
+        return static_cast<size_t>(std::ranges::count(received, kind, &Received::kind));
+    }
+    uint8_t host_index() const
+    {
+        return static_cast<uint8_t>(port->find_gid(end.gid, 2).value_or(255));
+    }
+
+    BackendEnd end{small_limits()};
+    std::shared_ptr<HostPort> port;
+    std::vector<std::string> log;
+    std::unique_ptr<VerbsBackend> backend;
+    std::vector<Received> received;
+
+private:
+    void post_receive(uint64_t i)
+    {
+        end.post_recv(_gsi, recv_request(i, receive_buffer + i * buffer_size, buffer_size, _lkey));
+    }
+
+    uint32_t _gsi = 0;
+    uint32_t _lkey = 0;
+    uint64_t _sent = 0;
+};
+
+bool run_until(std::initializer_list<CmEnd*> ends, const std::function<bool()>& done)
+{
+    auto last = std::chrono::steady_clock::now() + patience;
+    while (!done()) {
+        std::vector<pollfd> fds;
+        for (CmEnd* end : ends) {
+            fds.push_back({end->backend->event_fd(), POLLIN, 0});
+        }
+        auto left =
+            std::chrono::ceil<std::chrono::milliseconds>(last - std::chrono::steady_clock::now());
+        if (left.count() <= 0 ||
+            poll(fds.data(), fds.size(), static_cast<int>(left.count())) == 0) {
+            return false;
+        }
+        for (CmEnd* end : ends) {
+            end->take();
+        }
+    }
+    return true;
+}
+
+// An address of tests at the first port's interface.
+const ibv_gid second_address = v4_gid(10, 0, 0, 31);
+
+class ConnectionManager : public testing::TestWithParam<std::string> {
+protected:
+    bool is_one_link() const { return GetParam() == all_devices().back(); }
+    void start_ends(const std::string& mux)
+    {
+        a = std::make_unique<CmEnd>(GetParam(), mux);
+        b = is_one_link() ? std::make_unique<CmEnd>(GetParam(), mux, second_address)
+                          : std::make_unique<CmEnd>(all_devices().back(), mux);
+        // The kernel makes the GID of an address that is added a while later.
+        ASSERT_TRUE(run_until({a.get(), b.get()}, [&] { return b->host_index() != 255; }));
+    }
+    // Sends until one arrives: there may be no way yet.
+    void reach(CmEnd& from, CmEnd& to, uint32_t id)
+    {
+        size_t before = to.count(CmKind::req);
+        auto last = std::chrono::steady_clock::now() + patience;
+        while (to.count(CmKind::req) == before) {
+            ASSERT_LT(std::chrono::steady_clock::now(), last) << "nothing arrives";
+            from.send(to.end.gid, cm_mad(CmKind::req, id));
+            pollfd fds[] = {{from.backend->event_fd(), POLLIN, 0},
+                            {to.backend->event_fd(), POLLIN, 0}};
+            poll(fds, 2, 100);
+            from.take();
+            to.take();
+        }
+    }
+    void expect_all_kinds_arrive()
+    {
+        for (auto [from, to] : {std::pair(a.get(), b.get()), std::pair(b.get(), a.get())}) {
+            from->received.clear();
+            to->received.clear();
+            for (CmKind kind : all_cm_kinds) {
+                from->send(to->end.gid, cm_mad(kind, 0x77, 0x88));
+            }
+            // What reach() has sent more than once may come late.
+            auto is_other = [](const CmEnd::Received& r) { return r.first_id() != 0x77; };
+            EXPECT_TRUE(run_until({from, to}, [&, to = to] {
+                std::erase_if(to->received, is_other);
+                return to->received.size() >= all_cm_kinds.size();
+            }));
+            std::erase_if(from->received, is_other);
+            // In order, once each, as they were sent (but for umad's half of the TID).
+            ASSERT_EQ(to->received.size(), all_cm_kinds.size());
+            for (size_t i = 0; i < all_cm_kinds.size(); ++i) {
+                const CmEnd::Received& got = to->received[i];
+                EXPECT_EQ(got.kind(), all_cm_kinds[i]);
+                Mad sent = cm_mad(all_cm_kinds[i], 0x77, 0x88);
+                std::copy_n(got.mad.bytes.begin() + 8, 4, sent.bytes.begin() + 8);
+                EXPECT_EQ(got.mad.bytes, sent.bytes);
+                EXPECT_EQ(got.wc.byte_len, grh_size + verbs::mad_size);
+                EXPECT_EQ(got.wc.src_qp, 1u);
+                // IPv4 in the GRH's place: source and destination.
+                EXPECT_EQ(std::memcmp(&got.grh[32], from->end.gid.raw + 12, 4), 0);
+                EXPECT_EQ(std::memcmp(&got.grh[36], to->end.gid.raw + 12, 4), 0);
+            }
+            EXPECT_TRUE(from->received.empty());
+        }
+    }
+
+    Daemon daemon;
+    std::unique_ptr<CmEnd> a;
+    std::unique_ptr<CmEnd> b;
+};
+
+TEST_P(ConnectionManager, every_message_passes_through_the_daemon)
+{
+    daemon.start();
+    start_ends(mux_path);
+    reach(*a, *b, 1);
+    reach(*b, *a, 2);
+    expect_all_kinds_arrive();
+}
+
+TEST_P(ConnectionManager, a_daemon_that_is_missing_comes_and_is_restarted)
+{
+    start_ends(mux_path);
+    EXPECT_TRUE(a->has_told("the guest has no RDMA CM until rdmacm-mux serves it at '" + mux_path));
+    a->send(b->end.gid, cm_mad(CmKind::req, 1));
+    EXPECT_EQ(a->end.stats.drop_unreachable, 1u);
+    for (int signal : {SIGKILL, SIGTERM}) {
+        daemon.start();
+        reach(*a, *b, 2);
+        reach(*b, *a, 3);
+        expect_all_kinds_arrive();
+        a->log.clear();
+        daemon.kill(signal);
+        ASSERT_TRUE(run_until({a.get(), b.get()}, [&] { return a->has_told("it has ended"); }));
+    }
+    EXPECT_EQ(a->log.size(), 1u);
+}
+
+TEST_P(ConnectionManager, a_device_that_is_reset_has_its_messages_again)
+{
+    daemon.start();
+    start_ends(mux_path);
+    reach(*a, *b, 1);
+    b.reset();
+    a->send(a->end.gid, cm_mad(CmKind::req, 5)); // to itself
+    ASSERT_TRUE(run_until({a.get()}, [&] { return a->count(CmKind::req) == 1; }));
+    start_ends(mux_path);
+    reach(*a, *b, 2);
+    expect_all_kinds_arrive();
+}
+
+TEST_P(ConnectionManager, a_daemon_serves_the_devices_it_is_told_to)
+{
+    daemon.start("nosuch:1");
+    CmEnd end(GetParam(), mux_path);
+    EXPECT_TRUE(run_until({&end}, [&] {
+        return end.has_told("it does not serve port 1 of RDMA device '" + GetParam());
+    }));
+    daemon.kill();
+    daemon.start(GetParam());
+    EXPECT_TRUE(run_until({&end}, [&] { return end.has_told("rdmacm-mux serves the guest"); }));
+}
+
+// Two devices behind one GID: each has the answers to what it asked.
+TEST_P(ConnectionManager, devices_that_share_a_gid_are_told_apart_by_their_ids)
+{
+    daemon.start();
+    int index = 0;
+    ibv_gid gid;
+    {
+        CmEnd probe(GetParam(), "off");
+        index = probe.host_index();
+        gid = probe.end.gid;
+    }
+    CmEnd first(GetParam(), mux_path, v4_gid(10, 50, 0, 1), index);
+    CmEnd second(GetParam(), mux_path, v4_gid(10, 50, 0, 2), index);
+    b = is_one_link() ? std::make_unique<CmEnd>(GetParam(), mux_path, second_address)
+                      : std::make_unique<CmEnd>(all_devices().back(), mux_path);
+    ASSERT_TRUE(run_until({b.get()}, [&] { return b->host_index() != 255; }));
+    reach(first, *b, 100);
+    reach(second, *b, 200);
+    b->send(gid, cm_mad(CmKind::rep, 900, 200));
+    b->send(gid, cm_mad(CmKind::rep, 901, 100));
+    ASSERT_TRUE(run_until({&first, &second}, [&] {
+        return first.count(CmKind::rep) == 1 && second.count(CmKind::rep) == 1;
+    }));
+    EXPECT_EQ(first.received.back().first_id(), 901u);
+    EXPECT_EQ(second.received.back().first_id(), 900u);
+    // A request by the address that it is for.
+    Mad request = cm_mad(CmKind::req, 902);
+    ask_for(request, tcp_service | 7, second.end.gid);
+    b->send(gid, request);
+    ASSERT_TRUE(run_until({&first, &second}, [&] { return second.count(CmKind::req) == 1; }));
+    EXPECT_EQ(first.count(CmKind::req), 0u);
+}
+
+TEST_P(ConnectionManager, a_destination_that_does_not_answer_stops_nobody)
+{
+    daemon.start();
+    start_ends(mux_path);
+    reach(*a, *b, 1);
+    auto begin = std::chrono::steady_clock::now();
+    for (uint8_t i = 0; i < 16; ++i) {
+        a->send(v4_gid(10, 0, 0, static_cast<uint8_t>(200 + i)), cm_mad(CmKind::req, i));
+    }
+    auto posted = std::chrono::steady_clock::now() - begin;
+    // One at a time they would take 16 seconds; b's are not behind them.
+    reach(*b, *a, 3);
+    auto reached = std::chrono::steady_clock::now() - begin;
+    fmt::print("posted after {} ms, another's arrived after {} ms\n",
+               posted / std::chrono::milliseconds(1), reached / std::chrono::milliseconds(1));
+    EXPECT_LT(posted, std::chrono::seconds(2));
+    EXPECT_LT(reached, std::chrono::seconds(5));
+}
+
+TEST_P(ConnectionManager, messages_pass_through_umad_alone)
+{
+    if (is_one_link()) {
+        CmEnd first(GetParam(), "off");
+        CmEnd second(GetParam(), "off");
+        EXPECT_TRUE(first.log.empty());
+        EXPECT_TRUE(second.has_told("has a connection manager already"));
+        first.send(first.end.gid, cm_mad(CmKind::req, 5));
+        EXPECT_TRUE(run_until({&first}, [&] { return first.count(CmKind::req) == 1; }));
+        return;
+    }
+    start_ends("off");
+    reach(*a, *b, 1);
+    expect_all_kinds_arrive();
+    auto begin = std::chrono::steady_clock::now();
+    for (uint8_t i = 0; i < 16; ++i) {
+        a->send(v4_gid(10, 0, 0, static_cast<uint8_t>(200 + i)), cm_mad(CmKind::req, i));
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+}
+
+TEST_P(ConnectionManager, what_is_no_message_of_connection_management_is_not_sent)
+{
+    if (is_one_link()) {
+        CmEnd end(GetParam(), "off");
+        Mad mad = cm_mad(CmKind::req, 1);
+        mad.bytes[1] = std::byte{0x03}; // subnet administration
+        end.send(end.end.gid, mad);
+        EXPECT_EQ(end.end.stats.drop_unreachable, 1u);
+    }
+}
+
+// Why sending is left to threads.
+TEST_P(ConnectionManager, umad_waits_for_the_address_of_a_destination)
+{
+    CmEnd end(GetParam(), "off");
+    verbs::UmadAgent agent(GetParam(), 1, false);
+    Mad mad = cm_mad(CmKind::req, 1);
+    mad.gid_index = end.host_index();
+    mad.peer = end.end.gid;
+    EXPECT_EQ(agent.send(mad), 0);
+    mad.peer.raw[15] = 230;
+    auto begin = std::chrono::steady_clock::now();
+    EXPECT_NE(agent.send(mad), 0);
+    fmt::print("umad_send returned after {} ms\n",
+               (std::chrono::steady_clock::now() - begin) / std::chrono::milliseconds(1));
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ConnectionManager);
+INSTANTIATE_TEST_SUITE_P(Backend, ConnectionManager, testing::ValuesIn(devices_under_test()));
+
+} // namespace
+} // namespace rdma::test

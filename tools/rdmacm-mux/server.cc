@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "server.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+namespace rdma::mux {
+
+using namespace verbs::mux;
+using verbs::Mad;
+
+namespace {
+
+// What is done for one before it is another's turn.
+constexpr int events_per_turn = 64;
+constexpr unsigned packets_per_turn = 32;
+constexpr unsigned accepted_per_turn = 16;
+
+// What a descriptor is, and whose.
+constexpr uint64_t listener_tag = 0;
+constexpr uint64_t client_tag = uint64_t{1} << 32;
+constexpr uint64_t port_tag = uint64_t{2} << 32;
+
+template <typename T>
+bool read_as(std::span<const std::byte> packet, T& out)
+{
+    if (packet.size() != sizeof(T)) {
+        return false;
+    }
+    std::memcpy(&out, packet.data(), sizeof(T));
+    return true;
+}
+
+// A name as the kernel has them; no path.
+bool is_device_name(std::string_view name)
+{
+    return !name.empty() && std::ranges::all_of(name, [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '_' || c == '-';
+    });
+}
+
+ibv_gid to_gid(const Gid& bytes)
+{
+    ibv_gid gid;
+    std::ranges::copy(bytes, gid.raw);
+    return gid;
+}
+
+template <typename T>
+ssize_t send_packet(int fd, const T& message)
+{
+    return ::send(fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+} // namespace
+
+Server::Server(int listener, OpenPort open, Log log)
+    : _listener(listener), _open(std::move(open)), _log(std::move(log)),
+      _epoll(epoll_create1(EPOLL_CLOEXEC))
+{
+    if (_epoll < 0) {
+        throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
+    }
+    watch(_listener, listener_tag);
+}
+
+Server::~Server()
+{
+    for (auto& [id, client] : _clients) {
+        close(client.fd);
+    }
+    close(_listener);
+    close(_epoll);
+}
+
+void Server::watch(int fd, uint64_t what)
+{
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = what;
+    epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+void Server::run(int timeout_ms)
+{
+    std::array<epoll_event, events_per_turn> events;
+    int count = epoll_wait(_epoll, events.data(), events_per_turn, timeout_ms);
+    for (int i = 0; i < count; ++i) {
+        uint64_t what = events[static_cast<size_t>(i)].data.u64;
+        auto id = static_cast<uint32_t>(what);
+        switch (what - id) {
+        case client_tag:
+            read_client(id);
+            break;
+        case port_tag:
+            read_port(id);
+            break;
+        default:
+            accept_clients();
+        }
+    }
+}
+
+void Server::accept_clients()
+{
+    for (unsigned i = 0; i < accepted_per_turn; ++i) {
+        int fd = accept4(_listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+                // Until somebody hangs up.
+                epoll_ctl(_epoll, EPOLL_CTL_DEL, _listener, nullptr);
+                _accepting = false;
+                evict_silent();
+            }
+            return;
+        }
+        if (_clients.size() >= max_clients) {
+            evict_silent();
+        }
+        if (_clients.size() >= max_clients) {
+            refuse(fd, fmt::format("it serves {} devices already", max_clients));
+            close(fd);
+            continue;
+        }
+        while (_clients.contains(_next_client)) {
+            ++_next_client;
+        }
+        ClientId id = _next_client++;
+        _clients[id].fd = fd;
+        watch(fd, client_tag | id);
+    }
+}
+
+// Makes room: hangs up on the client that has said nothing for longest.
+void Server::evict_silent()
+{
+    auto silent =
+        std::ranges::find_if(_clients, [](const auto& entry) { return !entry.second.port; });
+    if (silent != _clients.end()) {
+        hang_up(silent->first);
+    }
+}
+
+void Server::refuse(int fd, const std::string& reason)
+{
+    Refusal refusal;
+    reason.copy(refusal.reason.data(), refusal.reason.size() - 1);
+    send_packet(fd, refusal);
+}
+
+void Server::hang_up(ClientId id)
+{
+    auto found = _clients.find(id);
+    if (found == _clients.end()) {
+        return;
+    }
+    Client client = found->second;
+    _clients.erase(found);
+    close(client.fd);
+    if (!_accepting) {
+        watch(_listener, listener_tag);
+        _accepting = true;
+    }
+    if (client.port) {
+        client.port->router.remove(id);
+        client.port->port->forget(id);
+        if (--client.port->clients == 0 && !client.port->kept) {
+            _ports.erase(client.name);
+        }
+    }
+}
+
+void Server::read_client(ClientId id)
+{
+    // One byte more than any packet has: a longer one is told from it.
+    std::array<std::byte, max_message + 1> packet;
+    for (unsigned i = 0; i < packets_per_turn; ++i) {
+        auto client = _clients.find(id);
+        if (client == _clients.end()) {
+            return;
+        }
+        ssize_t size = recv(client->second.fd, packet.data(), packet.size(), MSG_DONTWAIT);
+        if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+            return;
+        }
+        if (size <= 0) {
+            hang_up(id);
+            return;
+        }
+        if (!take(id, client->second, {packet.data(), static_cast<size_t>(size)})) {
+            ++_counters.bad_clients;
+            hang_up(id);
+            return;
+        }
+    }
+}
+
+// False: it is to be hung up on.
+bool Server::take(ClientId id, Client& client, std::span<const std::byte> packet)
+{
+    Type type{};
+    if (packet.size() < sizeof(type)) {
+        return false;
+    }
+    std::memcpy(&type, packet.data(), sizeof(type));
+    if (!client.port) {
+        Hello hello;
+        return type == Type::hello && read_as(packet, hello) && take_hello(client, hello);
+    }
+    switch (type) {
+    case Type::set_address: {
+        SetAddress message;
+        return read_as(packet, message) && take_address(id, client, message);
+    }
+    case Type::clear_address: {
+        ClearAddress message;
+        if (!read_as(packet, message)) {
+            return false;
+        }
+        client.port->router.clear_address(id, message.slot);
+        return true;
+    }
+    case Type::datagram: {
+        Datagram message;
+        if (!read_as(packet, message)) {
+            return false;
+        }
+        take_datagram(id, client, message);
+        return true;
+    }
+    default:
+        return false;
+    }
+}
+
+bool Server::take_hello(Client& client, const Hello& hello)
+{
+    std::string_view device(hello.device.data(), strnlen(hello.device.data(), hello.device.size()));
+    if (hello.magic != magic) {
+        return false;
+    }
+    std::string reason;
+    if (hello.version != version) {
+        reason =
+            fmt::format("it speaks version {} of their protocol, not {}", version, hello.version);
+    } else if (!is_device_name(device) || device.size() == hello.device.size() || hello.port < 1 ||
+               hello.port > UINT8_MAX) {
+        reason = "there is no such port";
+    } else {
+        try {
+            PortName name(device, static_cast<uint8_t>(hello.port));
+            Port& port = open(name);
+            if (send_packet(client.fd, Welcome{}) < 0) {
+                return false;
+            }
+            ++port.clients;
+            client.port = &port;
+            client.name = name;
+            return true;
+        } catch (const std::runtime_error& error) {
+            reason = error.what();
+        }
+    }
+    _log(fmt::format("a device is refused: {}", reason));
+    refuse(client.fd, reason);
+    return false;
+}
+
+bool Server::take_address(ClientId id, Client& client, const SetAddress& message)
+{
+    verbs::OwnAddress address{message.slot, message.gid_index, message.shared != 0,
+                              to_gid(message.host_gid), to_gid(message.guest_gid)};
+    int error = EADDRNOTAVAIL;
+    client.port->router.clear_address(id, message.slot);
+    if (client.port->port->has_gid(address.gid_index, address.host_gid)) {
+        error = client.port->router.set_address(id, address);
+    }
+    if (error == 0) {
+        return true;
+    }
+    AddressRefused refused;
+    refused.slot = message.slot;
+    refused.error = static_cast<uint32_t>(error);
+    return send_packet(client.fd, refused) >= 0;
+}
+
+void Server::take_datagram(ClientId id, Client& client, const Datagram& message)
+{
+    Mad mad = to_mad(message);
+    switch (client.port->router.check_send(id, mad)) {
+    case 0:
+        ++(client.port->port->send(mad, id) ? _counters.sent : _counters.port_full);
+        break;
+    case EACCES:
+        ++_counters.foreign_gid;
+        break;
+    case EADDRINUSE:
+        ++_counters.foreign_id;
+        break;
+    default:
+        ++_counters.bad_message;
+    }
+}
+
+Server::Port& Server::open(const PortName& name)
+{
+    if (auto found = _ports.find(name); found != _ports.end()) {
+        return found->second;
+    }
+    if (_ports.size() >= max_ports) {
+        throw std::runtime_error(fmt::format("it serves {} ports already", max_ports));
+    }
+    auto opened = _open(name.first, name.second);
+    Port& port = _ports[name];
+    port.port = std::move(opened);
+    port.id = _next_port++;
+    port.kept = _kept.contains(name);
+    watch(port.port->fd(), port_tag | port.id);
+    return port;
+}
+
+void Server::keep(const std::string& device, uint8_t port)
+{
+    PortName name(device, port);
+    _kept.insert(name);
+    try {
+        open(name);
+    } catch (const std::runtime_error& error) {
+        _log(fmt::format("{}; it is tried again when a device asks for it", error.what()));
+    }
+}
+
+void Server::read_port(uint32_t id)
+{
+    auto found =
+        std::ranges::find_if(_ports, [id](const auto& entry) { return entry.second.id == id; });
+    if (found == _ports.end()) {
+        return;
+    }
+    Port& port = found->second;
+    Mad mad;
+    for (unsigned i = 0; i < packets_per_turn && port.port->receive(mad); ++i) {
+        deliver(port, mad);
+    }
+    if (port.port->is_gone()) {
+        _log(fmt::format("port {} of RDMA device '{}' is gone", found->first.second,
+                         found->first.first));
+        close_port(id);
+    }
+}
+
+// Its clients come back, and are told why it cannot be opened or find it anew.
+void Server::close_port(uint32_t id)
+{
+    auto found =
+        std::ranges::find_if(_ports, [id](const auto& entry) { return entry.second.id == id; });
+    found->second.kept = true; // until all of them are gone
+    PortName name = found->first;
+    for (auto client = _clients.begin(); client != _clients.end();) {
+        ClientId of = client->first;
+        bool is_its = client->second.port == &found->second;
+        ++client;
+        if (is_its) {
+            hang_up(of);
+        }
+    }
+    _ports.erase(name);
+}
+
+void Server::deliver(Port& port, const Mad& mad)
+{
+    auto client = port.router.route(mad);
+    if (!client) {
+        switch (client.error()) {
+        case Router::Drop::no_message:
+            ++_counters.unknown;
+            break;
+        case Router::Drop::no_client:
+            ++_counters.no_client;
+            break;
+        case Router::Drop::ambiguous:
+            ++_counters.ambiguous;
+            break;
+        }
+        return;
+    }
+    bool taken = send_packet(_clients.at(*client).fd, to_datagram(mad)) >= 0;
+    ++(taken ? _counters.delivered : _counters.client_full);
+}
+
+} // namespace rdma::mux
