@@ -79,6 +79,12 @@ def test_connection_manager(host, devices):
     assert result.status == 0 and "[  PASSED  ] 9 tests" in result.output, result.output[-8000:]
 
 
+def test_kernels_connection_manager(host):
+    host.check("modprobe ib_umad")
+    result = host.run(f"{SUITE} rxe0 rxe1 --gtest_filter=*KernelPeer*", timeout=300)
+    assert result.status == 0 and "[  PASSED  ] 2 tests" in result.output, result.output[-8000:]
+
+
 def test_memory_that_cannot_be_locked(host):
     result = host.run(f"ulimit -l 1024; setpriv --bounding-set -ipc_lock {SUITE} rxe0 --gtest_filter=*a_message_arrives*")
     assert result.status != 0
