@@ -7,6 +7,7 @@
 #include <infiniband/verbs.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -83,8 +84,12 @@ public:
     }
 
 private:
-    auto begin_of(uint32_t slot) { return _sges.begin() + size_t{slot} * _width; }
-    auto begin_of(uint32_t slot) const { return _sges.begin() + size_t{slot} * _width; }
+    ptrdiff_t offset_of(uint32_t slot) const
+    {
+        return static_cast<ptrdiff_t>(size_t{slot} * _width);
+    }
+    auto begin_of(uint32_t slot) { return _sges.begin() + offset_of(slot); }
+    auto begin_of(uint32_t slot) const { return _sges.begin() + offset_of(slot); }
 
     uint32_t _width;
     SlotTable<T> _slots;

@@ -243,12 +243,12 @@ void VerbsBackend::pump_sends(Qp& qp)
 }
 
 // The one of the batch with this index, which goes behind those before it.
-template <typename Table>
-ibv_recv_wr& VerbsBackend::encode_recv(Table& posted, Queue queue, uint32_t owner, unsigned index)
+void VerbsBackend::encode_recv(PostedRequests<PostedRecv>& posted, Queue queue, uint32_t owner,
+                               unsigned index)
 {
     RecvRequest& request = _batch->recvs[index];
     std::span<ibv_sge> sges(request.sge.data(), request.num_sge);
-    uint32_t slot = posted.put({request.wr_id, request.num_sge}, sges);
+    uint32_t slot = posted.put(PostedRecv{request.wr_id, request.num_sge}, sges);
     use_host_keys(_lkeys, sges);
     ibv_recv_wr& wr = _batch->recv_wrs[index];
     wr = {host_wr_id(queue, owner, slot), nullptr, request.sge.data(),
@@ -256,7 +256,6 @@ ibv_recv_wr& VerbsBackend::encode_recv(Table& posted, Queue queue, uint32_t owne
     if (index > 0) {
         _batch->recv_wrs[index - 1].next = &wr;
     }
-    return wr;
 }
 
 void VerbsBackend::pump_recvs(Qp& qp)

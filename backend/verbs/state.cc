@@ -5,6 +5,7 @@
 // device starts (peers.cc).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 
@@ -183,6 +184,8 @@ Status VerbsBackend::load_pd(const Section& section)
 Status VerbsBackend::load_mr(const Section& section)
 {
     MrState state;
+    // A region need not begin at a page.
+    state.max_pages = std::min(max_pages_registered, _limits.max_mr_size / page_size + 1);
     if (Status status = read(section, state); !status) {
         return status;
     }

@@ -30,6 +30,7 @@ struct MrState {
     uint64_t iova = 0;
     uint64_t length = 0;
     std::vector<uint64_t> pages;
+    size_t max_pages = 1 << 18; // most that are read; not saved
 };
 
 struct CqState {
@@ -96,7 +97,7 @@ void describe(Archive& a, MrState& mr)
               IBV_ACCESS_REMOTE_ATOMIC);
     a.u64("iova", mr.iova);
     a.u64("length", mr.length);
-    a.pages("pages", mr.pages, max_pages_registered);
+    a.pages("pages", mr.pages, mr.max_pages);
 }
 
 template <typename Archive>

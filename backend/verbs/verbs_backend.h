@@ -302,8 +302,8 @@ private:
     bool next_send(Qp& qp, SendRequest& request);
     bool next_recv(Qp& qp, RecvRequest& request);
     bool next_srq_recv(Srq& srq, RecvRequest& request);
-    template <typename Table>
-    ibv_recv_wr& encode_recv(Table& posted, Queue queue, uint32_t owner, unsigned index);
+    void encode_recv(PostedRequests<PostedRecv>& posted, Queue queue, uint32_t owner,
+                     unsigned index);
     bool encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr);
     void wait_for_address(Qp& qp);
     void stop_waiting(Qp& qp);

@@ -7,7 +7,7 @@
 #include <cstdlib>
 
 #include "peer_messages.h"
-#include "state_fields.h"
+#include "verbs/state_fields.h"
 
 namespace {
 
