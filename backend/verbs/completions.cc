@@ -173,13 +173,13 @@ void VerbsBackend::take(const ibv_wc& wc)
         Srq* srq = _srqs.find(owner);
         auto id = _id_by_host_qpn.find(wc.qp_num);
         PostedRecv posted;
-        Qp* frozen = id != _id_by_host_qpn.end() ? _qps.find(id->second) : nullptr;
-        if (frozen && stays(*frozen, wc)) {
+        Qp* qp = id != _id_by_host_qpn.end() ? _qps.find(id->second) : nullptr;
+        if (qp && stays(*qp, wc)) {
             break;
         }
         if (srq && srq->posted.take(slot, posted)) {
-            if (id != _id_by_host_qpn.end()) {
-                take_recv(*_qps.find(id->second), posted.wr_id, wc);
+            if (qp) {
+                take_recv(*qp, posted.wr_id, wc);
             }
             pump_srq(*srq);
         }

@@ -27,17 +27,6 @@ namespace {
 // Packets taken before the thread is given back where none is a datagram.
 constexpr unsigned max_packets = 64;
 
-// A packet of that type; nothing where it has another size.
-template <typename T>
-bool read_as(std::span<const std::byte> packet, T& out)
-{
-    if (packet.size() != sizeof(T)) {
-        return false;
-    }
-    std::memcpy(&out, packet.data(), sizeof(T));
-    return true;
-}
-
 } // namespace
 
 bool OwnAddress::operator==(const OwnAddress& other) const
@@ -241,7 +230,7 @@ bool MuxPort::take(std::span<const std::byte> packet, Mad& mad)
     switch (type) {
     case mux::Type::datagram: {
         mux::Datagram datagram;
-        if (read_as(packet, datagram)) {
+        if (mux::read_as(packet, datagram)) {
             mad = mux::to_mad(datagram);
             return true;
         }
@@ -249,7 +238,7 @@ bool MuxPort::take(std::span<const std::byte> packet, Mad& mad)
     }
     case mux::Type::welcome: {
         mux::Welcome welcome;
-        if (read_as(packet, welcome) && welcome.version == mux::version) {
+        if (mux::read_as(packet, welcome) && welcome.version == mux::version) {
             _welcome = true;
             if (std::exchange(_told, Told::back) == Told::gone) {
                 _log(RDMA_LOG_WARNING,
@@ -262,7 +251,7 @@ bool MuxPort::take(std::span<const std::byte> packet, Mad& mad)
     }
     case mux::Type::refusal: {
         mux::Refusal refusal;
-        if (read_as(packet, refusal)) {
+        if (mux::read_as(packet, refusal)) {
             refusal.reason.back() = 0;
             disconnect(refusal.reason.data(), true);
             return false;
@@ -271,7 +260,7 @@ bool MuxPort::take(std::span<const std::byte> packet, Mad& mad)
     }
     case mux::Type::address_refused: {
         mux::AddressRefused refused;
-        if (read_as(packet, refused)) {
+        if (mux::read_as(packet, refused)) {
             take_refused(refused.slot, static_cast<int>(refused.error));
             return false;
         }

@@ -20,6 +20,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <span>
 #include <type_traits>
 
 #include "mad_port.h"
@@ -107,6 +109,17 @@ struct Datagram {
 static_assert(sizeof(Datagram) == 288);
 
 inline constexpr size_t max_message = sizeof(Datagram);
+
+// A packet as one of these. False: it has another size.
+template <typename T>
+bool read_as(std::span<const std::byte> packet, T& out)
+{
+    if (packet.size() != sizeof(T)) {
+        return false;
+    }
+    std::memcpy(&out, packet.data(), sizeof(T));
+    return true;
+}
 
 Datagram to_datagram(const Mad& mad);
 Mad to_mad(const Datagram& datagram);

@@ -173,12 +173,7 @@ void VerbsBackend::drain_cqs(Qp& qp)
         return;
     }
     _drained = &qp;
-    for (uint32_t id : {qp.init.send_cq, qp.init.recv_cq}) {
-        Cq& cq = *_cqs.find(id);
-        // No more can be in it, but for what the host adds for other QPs meanwhile.
-        poll_cq(cq, static_cast<unsigned>(cq.host->cqe) + 1);
-        wait_more(cq);
-    }
+    poll_cqs(qp);
     _drained = nullptr;
 }
 

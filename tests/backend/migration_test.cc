@@ -28,8 +28,8 @@ constexpr uint64_t area = ram_base + (1 << 20);
 
 // Where a guest is at home: its backend is replaced by the one that it moves to.
 struct Home {
-    Home(BackendEnd& its_end, const std::string& device, bool loses = false)
-        : end(its_end), port(open_port(device, peer_port, loses)), backend(make())
+    Home(BackendEnd& its_end, const std::string& device)
+        : end(its_end), port(open_port(device, peer_port)), backend(make())
     {
         end.gid = find_gid(*port);
         end.set_up(*backend);

@@ -30,16 +30,6 @@ constexpr uint64_t listener_tag = 0;
 constexpr uint64_t client_tag = uint64_t{1} << 32;
 constexpr uint64_t port_tag = uint64_t{2} << 32;
 
-template <typename T>
-bool read_as(std::span<const std::byte> packet, T& out)
-{
-    if (packet.size() != sizeof(T)) {
-        return false;
-    }
-    std::memcpy(&out, packet.data(), sizeof(T));
-    return true;
-}
-
 // A name as the kernel has them; no path.
 bool is_device_name(std::string_view name)
 {
