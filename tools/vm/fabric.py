@@ -9,6 +9,8 @@ from .migration import Migration
 
 MTU = 4500
 KINDS = ("pvrdma", "rxe", "vmxnet3")  # the last: the card alone
+# rxe queues packets without bound where it or QEMU is slow: those of a READ of 1 GiB, twice their size.
+RXE_MEMORY = "4G"
 
 
 class Node:
@@ -22,6 +24,8 @@ class Node:
 
     def __init__(self, kind, index, directory, image, netdev=None, pvrdma=None, slot=None, plugged=True,
                  spare=None, make_guest=Guest, name=None, arguments=(), **options):
+        if kind == "rxe":
+            options.setdefault("memory", RXE_MEMORY)
         self.kind = kind
         self.gid_type = "IB/RoCE v1" if (pvrdma or {}).get("roce") == "v1" else "RoCE v2"
         self.index = index
