@@ -90,11 +90,11 @@ class Guest:
 
     arguments: QEMU's, beside the ones every guest has. append: arguments for the kernel.
     reboot: whether the guest may restart; otherwise QEMU ends when it does. prefix: of QEMU's
-    command.
+    command. accel: QEMU's arguments for how the guest's instructions are carried out.
     """
 
     def __init__(self, name, directory, image, arguments, memory="1G", payload=None, machine="pc",
-                 append="", reboot=False, prefix=()):
+                 append="", reboot=False, prefix=(), accel=("-accel", "tcg,thread=multi")):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ class Guest:
         self._prefix = prefix
         self._machine = [
             "-machine", machine, *([] if reboot else ["-no-reboot"]),
-            "-accel", "tcg,thread=multi", "-m", memory, "-cpu", "max",
+            *accel, "-m", memory, "-cpu", "max",
             "-kernel", f"{image}/vmlinuz", "-initrd", f"{image}/initramfs.img",
             "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check "
             f"rcupdate.rcu_cpu_stall_suppress_at_boot=1 guest={self.name} {append}",

@@ -1,26 +1,54 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests within a guest: QEMU runs in a guest that stands for a host with RDMA devices.
 
-A host needs the disk that nested_disk() of tools/test made (QEMU, its libraries and firmware), and two wires for each
-QEMU that runs in it at the same time: to its guest's agent and to its monitor.
+A host needs the disk that nested_disk() of tools/test made (QEMU, its libraries and firmware), a disk with the state
+that save_booted() made, and two wires for each QEMU that runs in it at the same time: to its guest's agent and to its
+monitor. A guest is not booted in the host, where that takes minutes, but goes on from the state.
 """
 import itertools
 import pathlib
+import select
 import shlex
 import socket
 
 from .guest import Guest, GuestError
+from .migration import NO_LIMIT
 from .qmp import Qmp
 
 TOOLS = "/nested"  # where the disk is mounted in the host
+SAVED = "/dev/vdd"
 IMAGE = "/run/image"
 FIRMWARE = "seabios ipxe/qemu qemu"
-PATIENCE = 900  # seconds, for a boot or a command; TCG within TCG takes a minute for a boot on an idle machine
+SECTOR = 512
+# Time by instructions: by the clock, ticks that take longer than they are apart would leave nothing else to run.
+ACCEL = ("-accel", "tcg,thread=single", "-icount", "shift=3")
+PATIENCE = 900  # seconds, for a command
 
 
-def host_arguments(directory, disk, wires=2):
-    """QEMU's for a host of nested guests. Its wires end at sockets in the directory."""
-    arguments = ["-smp", "2", "-drive", f"if=virtio,format=raw,readonly=on,file={disk}"]
+def save_booted(directory, image, arguments, **options):
+    """Boots a guest and saves it for NestedGuest, which must have the same arguments. Returns the file."""
+    path = pathlib.Path(directory) / "booted"
+    guest = Guest("booted", directory, image, arguments, accel=ACCEL, **options)
+    guest.wait_ready()
+    guest.check("modprobe -a vmxnet3 vmw_pvrdma && sync")
+    guest.qmp.command("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    guest.qmp.command("migrate-set-parameters", **{"max-bandwidth": NO_LIMIT})
+    with guest.silence():
+        guest.qmp.command("migrate", uri=f"file:{path}")
+        event = guest.qmp.wait_event("MIGRATION", lambda data: data["status"] in ("completed", "failed"))
+    guest.stop()
+    if event["data"]["status"] != "completed":
+        raise GuestError(f"the state was not saved: {guest.qemu.output()}")
+    with open(path, "r+b") as file:
+        file.truncate(-(-path.stat().st_size // SECTOR) * SECTOR)
+    return path
+
+
+def host_arguments(directory, disk, saved, wires=2):
+    """QEMU's for a host of nested guests, with their disk and state. Its wires end at sockets in the directory."""
+    arguments = []
+    for file in (disk, saved):
+        arguments += ["-drive", f"if=virtio,format=raw,readonly=on,file={file}"]
     for wire in range(wires):
         arguments += [
             "-chardev", f"socket,id=wire{wire},path={directory}/wire{wire},server=on,wait=off",
@@ -51,6 +79,9 @@ class NestedQemu:
         host.check(f"mkdir -p {directory} /dev/virtio-ports && for p in /sys/class/virtio-ports/*; do "
                    "ln -sf /dev/${p##*/} /dev/virtio-ports/$(cat $p/name); done")
         self.process = host.start(f"LD_LIBRARY_PATH={TOOLS}/lib exec {command} {firmware}")
+        while not select.select([monitor], [], [], 1)[0]:
+            if self.process.status is not None:
+                raise GuestError(f"QEMU ended at once, with {self.process.status}:\n{self.output()}")
         self.qmp = Qmp(None, PATIENCE, monitor)
 
     @staticmethod
@@ -75,7 +106,7 @@ class NestedQemu:
 
 
 class NestedGuest(Guest):
-    """A guest in a host, which is a Guest too and has been prepared.
+    """A guest in a host, which is a Guest too and has been prepared. It has no device that can be plugged yet.
 
     wires: the first of each pair of wires that its QEMUs use, in turn.
     """
@@ -83,9 +114,11 @@ class NestedGuest(Guest):
     def __init__(self, host, name, directory, _image, arguments, wires=(0,), **options):
         self.host = host
         self._wires = itertools.cycle(wires)
-        super().__init__(name, directory, IMAGE, arguments, **options)
+        super().__init__(name, directory, IMAGE, arguments, accel=ACCEL, **options)
 
     def start_qemu(self, arguments=None, extra=()):
+        if self.qemu is None:
+            extra = [*extra, "-incoming", f"file:{SAVED}"]
         return NestedQemu(self.host, next(self._wires), self.directory,
                           [*self._machine, *(self._arguments if arguments is None else arguments), *extra],
                           self._prefix)
@@ -99,8 +132,10 @@ class NestedGuest(Guest):
             self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def wait_ready(self):
-        if not self._ready.wait(PATIENCE) or self.failure:
-            raise GuestError(f"{self.name} did not boot: {self.failure}\n{self.kernel_log()[-4000:]}")
+        try:
+            self.qmp.wait_event("RESUME")
+        except (EOFError, OSError) as error:
+            raise GuestError(f"{self.name} did not start: {self.failure}\n{self.qemu.output()}") from error
 
     def run(self, command, timeout=PATIENCE):
         return super().run(command, timeout)

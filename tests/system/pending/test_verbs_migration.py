@@ -12,7 +12,7 @@ from verifying import Stream
 from vm.fabric import Node
 from vm.memory import shared_ram
 from vm.guest import Guest
-from vm.nested import PATIENCE, NestedGuest, host_arguments, prepare_host
+from vm.nested import PATIENCE, NestedGuest, host_arguments, prepare_host, save_booted
 from vm.qmp import QmpError
 
 RAM = "512M"
@@ -35,7 +35,9 @@ class Pair:
     """A host and two guests in it, the first of which can migrate."""
 
     def __init__(self, directory, image, payload):
-        self.host = Guest("host", directory, image, host_arguments(directory, os.environ["RDMA_NESTED_DISK"], 6),
+        saved = save_booted(directory, image, shared_ram(RAM), memory=RAM, payload=payload)
+        self.host = Guest("host", directory, image,
+                          host_arguments(directory, os.environ["RDMA_NESTED_DISK"], saved, 6),
                           memory="4G", payload=payload)
         self.host.wait_ready()
         self.host.check(LINKS)
@@ -54,8 +56,8 @@ class Pair:
         node = Node(
             "pvrdma", index, directory, image, netdev=netdev, spare=spare,
             pvrdma={"backend": "verbs", "ibdev": f"rxe{index - 1}"},
-            make_guest=functools.partial(NestedGuest, self.host, wires=wires), name=f"nested{index}", memory=RAM,
-            payload="/dev/vdb", arguments=shared_ram(RAM))
+            make_guest=functools.partial(NestedGuest, self.host, wires=wires), name=f"nested{index}",
+            plugged=False, memory=RAM, payload="/dev/vdb", arguments=shared_ram(RAM))
         node.ipv4 = f"10.0.{index - 1}.1"  # that of the host's interface
         return node
 
