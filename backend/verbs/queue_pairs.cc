@@ -109,11 +109,19 @@ int VerbsBackend::check_objects(const QpInit& init) const
     return init.gsi && _gsi ? EBUSY : 0;
 }
 
+// What a QP has in RESET. Each value is in its range, as check_attributes() asks for.
+void VerbsBackend::set_first_attributes(Qp& qp)
+{
+    qp.attr = {};
+    qp.attr.cap = qp.init.cap;
+    qp.attr.port_num = 1;
+    qp.attr.path_mtu = IBV_MTU_1024;
+}
+
 // A QP that has an id: what it needs, and the host's.
 int VerbsBackend::set_up_qp(Qp& qp)
 {
-    qp.attr.cap = qp.init.cap;
-    qp.attr.port_num = 1;
+    set_first_attributes(qp);
     if (qp.init.gsi) {
         open_mad_port();
     } else {
@@ -230,9 +238,7 @@ void VerbsBackend::enter_reset(Qp& qp)
         drain_cqs(qp);
     }
     forget_requests(qp);
-    qp.attr = {};
-    qp.attr.cap = qp.init.cap;
-    qp.attr.port_num = 1;
+    set_first_attributes(qp);
     qp.dmac = {};
     qp.peer.reset();
     qp.peer_host_qpn = 0;

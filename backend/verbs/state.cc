@@ -286,9 +286,10 @@ Status VerbsBackend::check_loaded(const QpState& state)
         return wrong("its number is not possible or another QP's");
     }
     uint32_t recv_depth = init.use_srq ? 0 : init.cap.max_recv_wr;
-    bool keeps = init.type != IBV_QPT_UD;
-    if (!fits(state.sends, keeps ? init.cap.max_send_wr : 0, init.cap.max_send_sge) ||
-        !fits(state.recvs, keeps ? recv_depth : 0, init.cap.max_recv_sge) ||
+    // Those of datagrams will not be carried out: of them there is but what completes them.
+    bool keeps_sges = init.type != IBV_QPT_UD;
+    if (!fits(state.sends, init.cap.max_send_wr, keeps_sges ? init.cap.max_send_sge : 0) ||
+        !fits(state.recvs, recv_depth, keeps_sges ? init.cap.max_recv_sge : 0) ||
         state.held.size() > init.cap.max_send_wr + size_t{2}) {
         return wrong("it has more requests than it has room for");
     }

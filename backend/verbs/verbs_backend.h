@@ -288,6 +288,7 @@ private:
     int change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac);
     int check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const;
     void finish_changes();
+    static void set_first_attributes(Qp& qp);
     void enter_reset(Qp& qp);
     void enter_error(Qp& qp);
     void forget_requests(Qp& qp);

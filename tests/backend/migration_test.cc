@@ -366,6 +366,55 @@ TEST_P(VerbsMigration, datagrams_keep_a_device_from_moving)
         << *obstacle;
 }
 
+TEST_P(VerbsMigration, qps_that_are_not_connected_yet_move_along)
+{
+    QpNumbers reset = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    QpNumbers ud = a.backend->create_qp(a.qp_init(IBV_QPT_UD)).value();
+    QpNumbers init = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    QpNumbers other = b.backend->create_qp(b.qp_init(IBV_QPT_RC)).value();
+    ASSERT_EQ(to_init(a, init.id, IBV_QPT_RC), 0);
+    receive_all(a, init.id, 1, 1);
+    move(home_a, home_b);
+    EXPECT_EQ(state_of(a, reset.id), IBV_QPS_RESET);
+    EXPECT_EQ(state_of(a, ud.id), IBV_QPS_RESET);
+    EXPECT_EQ(state_of(a, init.id), IBV_QPS_INIT);
+    EXPECT_EQ(to_init(a, reset.id, IBV_QPT_RC), 0);
+    EXPECT_EQ(to_init(a, ud.id, IBV_QPT_UD), 0);
+    ASSERT_EQ(to_init(b, other.id, IBV_QPT_RC), 0);
+    ASSERT_EQ(to_rtr(a, init.id, IBV_QPT_RC, b, other.qpn, psn_b), 0);
+    ASSERT_EQ(to_rtr(b, other.id, IBV_QPT_RC, a, init.qpn, psn_a), 0);
+    ASSERT_EQ(to_rts(b, other.id, IBV_QPT_RC, psn_b), 0);
+    send_all(b, other.id, 1, 100);
+    ASSERT_TRUE(run_until([&] { return completed(a, IBV_WC_RECV) == 1; }));
+    EXPECT_EQ(ids(a, IBV_WC_RECV), numbers(1, 1));
+}
+
+// The property on-migrate=error.
+TEST_P(VerbsMigration, what_cannot_move_fails_where_that_is_asked_for)
+{
+    QpNumbers ud = a.backend->create_qp(a.qp_init(IBV_QPT_UD)).value();
+    ASSERT_EQ(to_init(a, ud.id, IBV_QPT_UD), 0);
+    a.post_recv(ud.id, recv_request(70, receive_area, 64, a.mr.lkey));
+    home_a.port = open_port(GetParam().first, peer_port, true);
+    // Where it starts this is not yet so.
+    ASSERT_TRUE(home_a.backend->migration_obstacle());
+    move(home_a, home_b);
+    EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
+    ASSERT_TRUE(run_until([&] { return a.has_event(IBV_EVENT_QP_FATAL, ud.id); }));
+    ASSERT_TRUE(run_until([&] { return !a.completions.empty(); }));
+    EXPECT_EQ(a.completions[0].wc.wr_id, 70u);
+    EXPECT_EQ(a.completions[0].wc.status, IBV_WC_WR_FLUSH_ERR);
+    EXPECT_EQ(state_of(a, ud.id), IBV_QPS_ERR);
+    EXPECT_FALSE(a.has_event(IBV_EVENT_QP_FATAL, qp_a.id));
+    // The other one is connected.
+    a.completions.clear();
+    receive_all(a, qp_a.id, 1, 1);
+    receive_all(b, qp_b.id, 1, 1);
+    send_all(a, qp_a.id, 1, 100);
+    send_all(b, qp_b.id, 1, 100);
+    EXPECT_TRUE(run_until([&] { return all_done(1); }));
+}
+
 TEST_P(VerbsMigration, a_damaged_state_is_refused_or_loaded_and_leaves_nothing)
 {
     receive_all(a, qp_a.id, 2, 1);

@@ -17,13 +17,15 @@
 namespace rdma::test {
 
 inline std::shared_ptr<verbs::HostPort> open_port(const std::string& device,
-                                                  uint16_t peer_port = 0)
+                                                  uint16_t peer_port = 0,
+                                                  bool lose_on_migrate = false)
 {
     RdmaHostPortConfig config{};
     config.ibdev = device.c_str();
     config.ibport = 1;
     config.gid_index = -1;
     config.peer_port = peer_port;
+    config.lose_on_migrate = lose_on_migrate;
     return std::make_shared<verbs::HostPort>(config);
 }
 

@@ -14,6 +14,8 @@ from vm.memory import own_memory, shared_ram
 RAM = "2G"
 CONNECTIONS, REGIONS = map(int, os.environ.get("RDMA_SCALE", "1000,10000").split(","))
 ROUNDS = 3
+# With sanitizers QEMU has more, which they keep back: then only the traffic is tested.
+IS_BOUNDED = "QEMU_RDMA_SANITIZE" not in os.environ
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -57,8 +59,8 @@ def test_many_connections_move_data_at_once(fabric):
         print(f"QEMU {node + 1}: {idle[node] / MIB:.1f} MiB before, {first[node] / MIB:.1f} and "
               f"{second[node] / MIB:.1f} MiB with {CONNECTIONS} QPs in use ({each:.0f} bytes each), "
               f"{after[node] / MIB:.1f} MiB after")
-        assert each <= 4 * KIB
-        assert second[node] <= first[node] + 2 * MIB
+        assert each <= 4 * KIB or not IS_BOUNDED
+        assert second[node] <= first[node] + 2 * MIB or not IS_BOUNDED
 
 
 def test_memory_of_freed_regions_is_used_again(fabric):
@@ -72,4 +74,4 @@ def test_memory_of_freed_regions_is_used_again(fabric):
     for node in range(2):
         print(f"QEMU {node + 1}: " + ", ".join(f"{m[node] / MIB:.2f}" for m in memory) +
               f" MiB after each round of {REGIONS} regions")
-        assert memory[-1][node] <= memory[1][node] + MIB
+        assert memory[-1][node] <= memory[1][node] + MIB or not IS_BOUNDED

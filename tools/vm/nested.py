@@ -20,15 +20,16 @@ SAVED = "/dev/vdd"
 IMAGE = "/run/image"
 FIRMWARE = "seabios ipxe/qemu qemu"
 SECTOR = 512
-# Time by instructions: by the clock, ticks that take longer than they are apart would leave nothing else to run.
-ACCEL = ("-accel", "tcg,thread=single", "-icount", "shift=3")
+# How guests run. Time by instructions: by the clock, ticks that take longer than they are apart would leave nothing else
+# to run. Without HPET, whose timer Linux leaves running when it uses another.
+MACHINE = {"machine": "pc,hpet=off", "accel": ("-accel", "tcg,thread=single", "-icount", "shift=3")}
 PATIENCE = 900  # seconds, for a command
 
 
 def save_booted(directory, image, arguments, **options):
     """Boots a guest and saves it for NestedGuest, which must have the same arguments. Returns the file."""
     path = pathlib.Path(directory) / "booted"
-    guest = Guest("booted", directory, image, arguments, accel=ACCEL, **options)
+    guest = Guest("booted", directory, image, arguments, **MACHINE, **options)
     guest.wait_ready()
     guest.check("modprobe -a vmxnet3 vmw_pvrdma && sync")
     guest.qmp.command("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
@@ -114,7 +115,7 @@ class NestedGuest(Guest):
     def __init__(self, host, name, directory, _image, arguments, wires=(0,), **options):
         self.host = host
         self._wires = itertools.cycle(wires)
-        super().__init__(name, directory, IMAGE, arguments, accel=ACCEL, **options)
+        super().__init__(name, directory, IMAGE, arguments, **MACHINE, **options)
 
     def start_qemu(self, arguments=None, extra=()):
         if self.qemu is None:
@@ -132,10 +133,13 @@ class NestedGuest(Guest):
             self._fail(f"QEMU ended with {status}: {qemu.output()}")
 
     def wait_ready(self):
+        if self._ready.is_set():
+            return
         try:
             self.qmp.wait_event("RESUME")
         except (EOFError, OSError) as error:
             raise GuestError(f"{self.name} did not start: {self.failure}\n{self.qemu.output()}") from error
+        self._ready.set()
 
     def run(self, command, timeout=PATIENCE):
         return super().run(command, timeout)
