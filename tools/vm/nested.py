@@ -22,7 +22,7 @@ FIRMWARE = "seabios ipxe/qemu qemu"
 SECTOR = 512
 # How guests run. Time by instructions: by the clock, ticks that take longer than they are apart would leave nothing else
 # to run. Without HPET, whose timer Linux leaves running when it uses another.
-MACHINE = {"machine": "pc,hpet=off", "accel": ("-accel", "tcg,thread=single", "-icount", "shift=3")}
+MACHINE = {"machine": "pc,hpet=off", "accel": ("-accel", "tcg,thread=single", "-icount", "shift=6")}
 PATIENCE = 900  # seconds, for a command
 
 
