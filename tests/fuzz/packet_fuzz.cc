@@ -2,7 +2,8 @@
 //
 // What the network may send: frames as they come, and frames with right
 // addresses, lengths and ICRC around headers and payloads of any kind, to QPs
-// of every type that have requests of their own outstanding.
+// of every type that have requests of their own outstanding, while the VM runs
+// and while it is stopped.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <infiniband/verbs.h>
 
@@ -42,15 +43,14 @@ public:
         _pd = _m.create_pd();
         _cq = _m.create_cq(64, _cq_handle);
         // Pages of the region with pages of nobody between them.
-        std::vector<uint64_t> pages;
         for (uint32_t i = 0; i < mr_pages; ++i) {
-            pages.push_back(_m.page());
+            _pages.push_back(_m.page());
             _canaries.push_back(_m.page());
         }
         for (uint64_t canary : _canaries) {
             _m.put(canary, canary_pattern());
         }
-        _mr = _m.register_memory(_pd, pages, iova);
+        _mr = _m.register_memory(_pd, _pages, iova);
         for (uint8_t type : types) {
             GuestQp& qp = _qps.emplace_back(_m.create_qp(type, _pd, _cq_handle));
             _m.connect(qp, type, peer_host, 0x1234, first_psn);
@@ -66,7 +66,7 @@ public:
     void run()
     {
         while (_data.remaining_bytes() > 0) {
-            switch (_data.ConsumeIntegralInRange(0, 9)) {
+            switch (_data.ConsumeIntegralInRange(0, 11)) {
             case 0: {
                 auto bytes =
                     _data.ConsumeBytes<uint8_t>(_data.ConsumeIntegralInRange<size_t>(0, 300));
@@ -95,8 +95,14 @@ public:
                 _m.ring(1, uar_cq_offset,
                         _cq_handle | (_data.ConsumeBool() ? uar_cq_arm : uar_cq_arm_solicited));
                 break;
+            case 7:
+                connection_message();
+                break;
+            case 8:
+                pause();
+                break;
             default:
-                frame();
+                send(frame());
             }
         }
         _m.set_network_full(false);
@@ -108,6 +114,10 @@ public:
     }
 
 private:
+    struct Wqe {
+        SqWqeHdr hdr;
+        Sge sge;
+    };
     using Canary = std::array<uint8_t, page_size>;
     static Canary canary_pattern()
     {
@@ -142,12 +152,8 @@ private:
 
     void post()
     {
-        struct {
-            SqWqeHdr hdr;
-            Sge sge;
-        } wqe{};
         size_t index = pick();
-        const GuestQp& qp = _qps[index];
+        Wqe wqe{};
         wqe.hdr.wr_id = 2;
         wqe.hdr.num_sge = 1;
         wqe.hdr.opcode = _data.ConsumeIntegralInRange<uint32_t>(0, wr_send_inv);
@@ -159,8 +165,47 @@ private:
             wqe.hdr.wr.atomic.remote_addr = iova + 16;
         }
         wqe.sge = {address(), _data.ConsumeIntegralInRange(0u, 2000u), key(_mr.lkey)};
+        publish(_qps[index], wqe);
+    }
+
+    // What the guest's connection manager sends: the device reads it.
+    void connection_message()
+    {
+        static constexpr uint8_t communication_management = 0x07;
+        std::array<uint8_t, 256> mad{};
+        _data.ConsumeData(mad.data(), mad.size());
+        mad[1] = rarely() ? mad[1] : communication_management;
+        mad[16] = rarely() ? mad[16] : 0;
+        mad[17] = _data.PickValueInArray<uint8_t>({0x10, 0x13, 0x14}); // REQ, REP, RTU
+        _m.put(_pages[1], mad);
+        Wqe wqe{};
+        wqe.hdr.num_sge = 1;
+        wqe.hdr.opcode = wr_send;
+        wqe.hdr.send_flags = IBV_SEND_SIGNALED;
+        wqe.hdr.wr.ud = {1, 0x80010000, Machine::address_vector(peer_host, _pd)};
+        uint32_t length = rarely() ? _data.ConsumeIntegralInRange(0u, 300u) : uint32_t{mad.size()};
+        wqe.sge = {iova + page_size - iova % page_size, length, _mr.lkey};
+        publish(_qps.back(), wqe);
+    }
+
+    void publish(const GuestQp& qp, const Wqe& wqe)
+    {
         _m.publish(qp.sq, &wqe, sizeof(wqe));
         _m.ring(1, uar_qp_offset, uar_qp_send | qp.handle);
+    }
+
+    // Frames that come while the VM is stopped.
+    void pause()
+    {
+        std::vector<std::vector<uint8_t>> frames;
+        do {
+            frames.push_back(frame());
+        } while (_data.ConsumeBool());
+        _m.stop();
+        for (const auto& each : frames) {
+            send(each);
+        }
+        _m.start();
     }
 
     // What the peer has sent of a message.
@@ -169,9 +214,9 @@ private:
         uint32_t remaining; // of a WRITE
     };
 
-    // Frames of a peer that mostly knows what it does: the packet after the
-    // last one, as the QP itself says.
-    void frame()
+    // A frame of a peer that mostly knows what it does: the packet after the
+    // last one, as the QP itself says. Empty: the QP had to be connected anew.
+    std::vector<uint8_t> frame()
     {
         size_t index = pick();
         GuestQp& qp = _qps[index];
@@ -181,7 +226,7 @@ private:
         QpAttr attr = _m.response<RespQueryQp>().attrs;
         if (attr.qp_state == IBV_QPS_ERR && !rarely()) {
             revive(index);
-            return;
+            return {};
         }
         static constexpr uint8_t transports[] = {roce::transport_rc, roce::transport_uc,
                                                  roce::transport_ud};
@@ -212,7 +257,8 @@ private:
         size_t size = headers(builder, transport, op, message);
         auto payload = builder.payload(size);
         std::memset(payload.data(), 0x33, payload.size());
-        send(builder.finish());
+        auto finished = builder.finish();
+        return {finished.begin(), finished.end()};
     }
 
     void revive(size_t index)
@@ -362,7 +408,7 @@ private:
 
     void send(std::span<const uint8_t> frame)
     {
-        if (!rarely()) {
+        if (frame.empty() || !rarely()) {
             _m.receive(frame);
             return;
         }
@@ -376,6 +422,7 @@ private:
     uint32_t _pd = 0;
     Ring _cq;
     RespCreateMr _mr{};
+    std::vector<uint64_t> _pages; // of the region
     std::vector<uint64_t> _canaries;
     std::vector<GuestQp> _qps;
     std::array<Message, types.size()> _messages{};

@@ -85,14 +85,18 @@ run_fuzz_coverage() {
     fuzz_report sequence_fuzz "$reports/all.profile" >"$cache/log/fuzz-coverage.log"
     awk '$1 ~ /\.(cc|h)$|^TOTAL/ { print $10, $1 }' "$cache/log/fuzz-coverage.log"
     say "functions that no target reaches: $cache/log/fuzz-coverage-functions.log"
-    llvm-cov-19 report "$build/tests/fuzz/sequence_fuzz" -instr-profile="$reports/all.profile" \
-        -show-functions "$top/backend" "$top/hw" 2>/dev/null |
+    fuzz_report sequence_fuzz "$reports/all.profile" -show-functions 2>/dev/null |
         awk '$NF == "0.00%" || /^File/ || ($7 != "" && $7 == "0.00%")' \
             >"$cache/log/fuzz-coverage-functions.log"
 }
-# fuzz_report NAME PROFILE: llvm-cov's table for the core.
+# fuzz_report NAME PROFILE [OPTION...]: llvm-cov's table for the core. Of the verbs backend, the rest of which needs an
+# RDMA device, what reads messages and states.
 fuzz_report() {
-    llvm-cov-19 report "$build/tests/fuzz/$1" -instr-profile="$2" "$top/backend" "$top/hw"
+    local name=$1 profile=$2
+    shift 2
+    llvm-cov-19 report "$build/tests/fuzz/$name" -instr-profile="$profile" "$@" "$top"/backend/*.{cc,h} \
+        "$top"/backend/{roce,verbs/{cm_message,mux_protocol,peer_messages,state_fields}.*} \
+        "$top"/{hw,migration}
 }
 
 # run_qemu_fuzz [SECONDS]: two devices on one hub; the fuzzer's accesses go to

@@ -103,7 +103,8 @@ class NestedQemu:
     def stop(self):
         if self.process.status is None:
             self.process.kill()
-        self.agent.close()
+        # The wire's other end, the host's QEMU, goes on: whoever waits for more from it would for ever.
+        self.agent.shutdown(socket.SHUT_RDWR)
 
 
 class NestedGuest(Guest):
