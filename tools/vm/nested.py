@@ -22,7 +22,7 @@ FIRMWARE = "seabios ipxe/qemu qemu"
 SECTOR = 512
 # How guests run. Time by instructions: by the clock, ticks that take longer than they are apart would leave nothing else
 # to run. Without HPET, whose timer Linux leaves running when it uses another.
-MACHINE = {"machine": "pc,hpet=off", "accel": ("-accel", "tcg,thread=single", "-icount", "shift=6")}
+MACHINE = {"machine": "pc,hpet=off", "accel": ("-accel", "tcg,thread=single", "-icount", "shift=8")}
 PATIENCE = 900  # seconds, for a command
 
 
@@ -69,7 +69,8 @@ class NestedQemu:
     """A QEMU in a host. As much of vm.qemu.Qemu as Guest needs."""
 
     def __init__(self, host, wire, directory, arguments, prefix=()):
-        self.agent, monitor = (self._connect(host, number) for number in (wire, wire + 1))
+        self.agent, self._monitor = (self._connect(host, number) for number in (wire, wire + 1))
+        self._host = host
         self.may_end = False
         firmware = " ".join(f"-L {TOOLS}/firmware/{name}" for name in FIRMWARE.split())
         command = shlex.join([
@@ -80,10 +81,10 @@ class NestedQemu:
         host.check(f"mkdir -p {directory} /dev/virtio-ports && for p in /sys/class/virtio-ports/*; do "
                    "ln -sf /dev/${p##*/} /dev/virtio-ports/$(cat $p/name); done")
         self.process = host.start(f"LD_LIBRARY_PATH={TOOLS}/lib exec {command} {firmware}")
-        while not select.select([monitor], [], [], 1)[0]:
+        while not select.select([self._monitor], [], [], 1)[0]:
             if self.process.status is not None:
                 raise GuestError(f"QEMU ended at once, with {self.process.status}:\n{self.output()}")
-        self.qmp = Qmp(None, PATIENCE, monitor)
+        self.qmp = Qmp(None, PATIENCE, self._monitor)
 
     @staticmethod
     def _connect(host, wire):
@@ -101,10 +102,14 @@ class NestedQemu:
         return self.process.output
 
     def stop(self):
-        if self.process.status is None:
+        if self.process.status is None and not self._host.failure:
             self.process.kill()
-        # The wire's other end, the host's QEMU, goes on: whoever waits for more from it would for ever.
-        self.agent.shutdown(socket.SHUT_RDWR)
+            self.process.wait(PATIENCE)
+        # The wires' other end, the host's QEMU, goes on: whoever waits for more from it would for ever, and the next
+        # QEMU could not have them.
+        for wire in (self.agent, self._monitor):
+            wire.shutdown(socket.SHUT_RDWR)
+            wire.close()
 
 
 class NestedGuest(Guest):
