@@ -71,7 +71,9 @@ fuzz_own_code='hw/rdma/ours|/(backend|hw)/(roce|common|pvrdma)/'
 run_fuzz_coverage() {
     local build name reached
     say "building the fuzz targets for coverage"
-    build_fuzz_targets coverage "-Dcpp_args=-fprofile-instr-generate -fcoverage-mapping" \
+    # Meson's own trial programs are instrumented, too.
+    LLVM_PROFILE_FILE=$reports/setup.profile \
+        build_fuzz_targets coverage "-Dcpp_args=-fprofile-instr-generate -fcoverage-mapping" \
         -Dcpp_link_args=-fprofile-instr-generate
     for name in $(fuzz_target_names); do
         [ -d "$cache/fuzz/$name" ] || continue

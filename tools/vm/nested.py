@@ -12,7 +12,7 @@ import shlex
 import socket
 
 from .guest import Guest, GuestError
-from .migration import NO_LIMIT
+from .migration import NO_LIMIT, set_capabilities
 from .qmp import Qmp
 
 TOOLS = "/nested"  # where the disk is mounted in the host
@@ -32,7 +32,7 @@ def save_booted(directory, image, arguments, **options):
     guest = Guest("booted", directory, image, arguments, **MACHINE, **options)
     guest.wait_ready()
     guest.check("modprobe -a vmxnet3 vmw_pvrdma && sync")
-    guest.qmp.command("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    set_capabilities(guest.qmp, ["events"], True)
     guest.qmp.command("migrate-set-parameters", **{"max-bandwidth": NO_LIMIT})
     with guest.silence():
         guest.qmp.command("migrate", uri=f"file:{path}")
