@@ -647,6 +647,11 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
     RequesterState& req = qp.req;
     if (!advance(qp, packet.psn)) {
         handle_implied_nak(qp);
+        // The rest of an answer of which a part was lost: the peer comes to what has
+        // been asked again once it has sent all of it, so that nothing is late yet.
+        if (req.timer.deadline != no_deadline && !req.rnr_wait) {
+            restart_timer(qp);
+        }
         return;
     }
     SendWqe* wqe = wqe_of(qp, packet.psn);

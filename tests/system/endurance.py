@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from pinging import ping
 from test_perftest_modes import commands
-from test_programs import both, expect_success, wait_cm_listener
+from test_programs import both, expect_success
 from vm.fabric import Fabric, run_pair
 from vm.memory import own_memory, shared_ram
 from vm.switch import Switch
@@ -56,11 +57,7 @@ def start_stream(fabric, port, arguments):
 
 
 def rping(fabric):
-    server, client = fabric.nodes
-    serving = server.guest.start(f"rping -s -a {server.ipv4} -C 100")
-    wait_cm_listener(server)
-    client.guest.check(f"rping -c -a {server.ipv4} -V -C 100", timeout=300)
-    assert serving.wait().status == 0
+    ping(*fabric.nodes, 100, options="-V", timeout=300)
 
 
 def write_bandwidth(fabric):

@@ -2,6 +2,8 @@
 """What a guest and the monitor see of the device."""
 import re
 
+from pinging import ping
+
 
 def pvrdma_nodes(fabric):
     return [node for node in fabric.nodes if node.kind == "pvrdma"]
@@ -29,10 +31,7 @@ def test_statistics_count_packets(fabric):
     for node in pvrdma_nodes(fabric):
         before = node.guest.stats()
         other = next(n for n in fabric.nodes if n is not node)
-        serving = node.guest.start(f"rping -s -a {node.ipv4} -C 10")
-        node.guest.check("until rdma resource show cm_id | grep -q 'state LISTEN'; do :; done")
-        other.guest.check(f"rping -c -a {node.ipv4} -C 10")
-        assert serving.wait().status == 0
+        ping(node, other, 10)
         after = node.guest.stats()
         assert after["rx-packets"] - before["rx-packets"] >= 40
         assert after["tx-packets"] - before["tx-packets"] >= 40

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from test_programs import both, expect_success, wait_cm_listener
+from pinging import ping
+from test_programs import both, expect_success
 from verifying import PORT, PROGRAM, verify
 from vm.fabric import Fabric, run_pair
 
@@ -36,10 +37,7 @@ def expect_working(fabric):
             f"ibv_rc_pingpong -c -n 200 -d {server.device} -g {server.gid_index(server.ipv4)}",
             f"ibv_rc_pingpong -c -n 200 -d {client.device} -g {client.gid_index(client.ipv4)} "
             f"{server.ipv4}", 18515))
-        serving = server.guest.start(f"rping -s -a {server.ipv4} -C 5")
-        wait_cm_listener(server)
-        client.guest.check(f"rping -c -a {server.ipv4} -C 5")
-        assert serving.wait().status == 0
+        ping(server, client, 5)
 
 
 def start_traffic(fabric, test="ib_send_bw", port=PERFTEST_PORT):

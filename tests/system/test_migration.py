@@ -14,7 +14,8 @@ import pytest
 
 from pairs import TWO_PVRDMA, has_rxe
 from storage import nfs, ram_disk
-from test_programs import both, expect_success, wait_cm_listener
+from pinging import wait_cm_listener
+from test_programs import both, expect_success
 from verifying import NOT_EMPTY, PROGRAM, Stream
 from vm.fabric import Fabric, Node
 from vm.migration import NO_LIMIT, set_capabilities

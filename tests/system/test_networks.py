@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from test_programs import both, test_rc_pingpong, wait_cm_listener
+from pinging import ping
+from test_programs import both, test_rc_pingpong
 from verifying import PROGRAM, verify
 from vm.fabric import MTU, Fabric, Node
 
@@ -61,11 +62,7 @@ def fabric(request, tmp_path_factory, image, payload):
 
 def expect_traffic(fabric):
     """The connection manager, and requests of all kinds and sizes with every byte checked."""
-    server, client = fabric.nodes
-    serving = server.guest.start(f"rping -s -a {server.ipv4} -v -C 20")
-    wait_cm_listener(server)
-    client.guest.check(f"rping -c -a {server.ipv4} -v -C 20")
-    assert serving.wait().status == 0
+    ping(*fabric.nodes, 20)
     verify(fabric, "stream --qps 4 --depth 16 --messages 40")
 
 

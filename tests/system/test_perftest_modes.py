@@ -3,7 +3,8 @@
 import pytest
 
 from pairs import TWO_PVRDMA
-from test_programs import PERFTEST_PORT, both, expect_success, wait_cm_listener
+from pinging import expect_pings, rping, wait_cm_listener
+from test_programs import PERFTEST_PORT, both, expect_success
 from vm.fabric import run_pair
 
 pytestmark = TWO_PVRDMA
@@ -101,7 +102,7 @@ def test_rping_serves_one_after_another(fabric):
     serving = server.guest.start(f"rping -s -P -a {server.ipv4}")
     wait_cm_listener(server)
     for _ in range(3):
-        client.guest.check(f"rping -c -a {server.ipv4} -V -C 50")
+        expect_pings(client.guest.run(rping(f"-c -a {server.ipv4} -V -C 50")), 50)
     serving.kill()
 
 

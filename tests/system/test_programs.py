@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """RDMA programs of the distribution between two guests."""
-import re
-
 import pytest
 
+from pinging import ping, wait_cm_listener
 from vm.fabric import run_pair
 
 # program: its TCP port for setting up the connection
@@ -59,13 +58,7 @@ def test_perftest(fabric, test):
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_rping(fabric, family):
     server, client = fabric.nodes
-    address = getattr(server, family)
-    serving = server.guest.start(f"rping -s -a {address} -v -C 100")
-    wait_cm_listener(server)
-    result = client.guest.run(f"rping -c -a {address} -v -C 100")
-    assert result.status == 0, result.output
-    assert len(re.findall(r"ping data: rdma-ping-\d+", result.output)) == 100
-    assert serving.wait().status == 0
+    ping(server, client, 100, getattr(server, family))
 
 
 def test_ucmatose(fabric):
@@ -85,8 +78,3 @@ def test_udaddy(fabric):
     result = client.guest.run(f"udaddy -s {server.ipv4} -b {client.ipv4}")
     assert result.status == 0 and "return status 0" in result.output, result.output
     assert serving.wait().status == 0
-
-
-def wait_cm_listener(node):
-    """Until a program of the node listens through the RDMA CM."""
-    node.guest.check("until rdma resource show cm_id | grep -q 'state LISTEN'; do :; done")

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from test_programs import both, expect_success, wait_cm_listener
+from pinging import ping
+from test_programs import both, expect_success
 from test_wire import tshark
 from vm.fabric import Fabric, run_pair
 
@@ -62,9 +63,4 @@ def test_pingpong(fabric, offered, tmp_path, program, family):
 
 
 def test_rping(fabric):
-    server, client = fabric.nodes
-    serving = server.guest.start(f"rping -s -a {server.ipv4} -v -C 10")
-    wait_cm_listener(server)
-    result = client.guest.run(f"rping -c -a {server.ipv4} -v -C 10")
-    assert result.status == 0, result.output
-    assert serving.wait().status == 0
+    ping(*fabric.nodes, 10)

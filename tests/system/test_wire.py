@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from pairs import TWO_PVRDMA
-from test_programs import both, expect_success, wait_cm_listener
+from pinging import ping
+from test_programs import both, expect_success
 from vm.fabric import MTU, run_pair
 
 FIELDS = {
@@ -77,10 +78,7 @@ def test_connection_management_is_well_formed(fabric, tmp_path, family):
     address = getattr(server, family)
     capture = tmp_path / "capture.pcap"
     with server.capture(capture):
-        serving = server.guest.start(f"rping -s -a {address} -C 5")
-        wait_cm_listener(server)
-        client.guest.check(f"rping -c -a {address} -C 5")
-        assert serving.wait().status == 0
+        ping(server, client, 5, address)
     expect_well_formed(capture)
     attributes = tshark("-r", str(capture), "-Y", "infiniband.mad", "-T", "fields",
                         "-e", "infiniband.mad.attributeid").split()

@@ -245,6 +245,34 @@ TEST_F(ReliableConnection, retries_are_not_spent_while_there_is_no_turn_to_send)
     EXPECT_EQ(a.stats.timeouts, 1u);
 }
 
+// A slow responder, as rxe is with a long READ, that has much left to send of its
+// first answer when it is asked again.
+TEST_F(ReliableConnection, retries_are_not_spent_while_the_first_answer_to_a_read_still_comes)
+{
+    constexpr uint32_t size = 16 * 1024;
+    Connection c;
+    c.retry_cnt = 1;
+    connect_up(c);
+    int64_t arrival = 0;
+    network.filter = [&, count = 0](Node& from, std::vector<uint8_t>&) mutable {
+        if (&from == &b) {
+            if (count++ == 0) {
+                return false;
+            }
+            arrival = std::max(arrival, network.now) + ack_timeout_ns(8) * 4 / 5;
+            network.delay = arrival - network.now;
+        }
+        return true;
+    };
+    std::memcpy(b.at(b_buffer), a.at(a_buffer), size);
+    post(send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, size, ka.lkey, b_buffer, kb.rkey));
+    ASSERT_TRUE(network.settle());
+    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, size));
+    EXPECT_EQ(a.stats.implied_naks, 1u);
+    EXPECT_EQ(a.stats.timeouts, 0u);
+}
+
 TEST_F(ReliableConnection, after_an_error_the_rest_is_flushed_in_order)
 {
     connect_up();

@@ -118,7 +118,10 @@ class Node:
         if self.kind == "pvrdma":
             guest.check("modprobe vmw_pvrdma")
         else:
-            guest.check("modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
+            # rxe answers a long READ without waiting: a queue that drops what it holds too long, as
+            # fq_codel does, loses packets where QEMU is slower than the guest.
+            guest.check("tc qdisc replace dev eth0 root pfifo limit 1000000 && "
+                        "modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
         guest.check(f"until ibv_devinfo -d {self.device} | grep -q PORT_ACTIVE; do :; done")
 
     @contextlib.contextmanager
