@@ -27,6 +27,11 @@ inline ibv_wc_opcode wc_opcode_of(int wr_opcode)
     }
 }
 
+inline bool is_atomic(int wr_opcode)
+{
+    return wr_opcode == IBV_WR_ATOMIC_CMP_AND_SWP || wr_opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
+}
+
 // Whether a send request takes a receive request of the peer's.
 inline bool takes_receive(int wr_opcode)
 {

@@ -9,6 +9,7 @@
 
 #include "growing_ring.h"
 #include "memory_region.h"
+#include "opcodes.h"
 #include "packet.h"
 #include "send_window.h"
 #include "timer_queue.h"
@@ -41,10 +42,7 @@ struct SendWqe {
     uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation
 
     bool is_read() const { return opcode == IBV_WR_RDMA_READ; }
-    bool is_atomic() const
-    {
-        return opcode == IBV_WR_ATOMIC_CMP_AND_SWP || opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
-    }
+    bool is_atomic() const { return rdma::is_atomic(opcode); }
     bool has_response() const { return is_read() || is_atomic(); }
     uint32_t end_psn() const { return psn_add(first_psn, num_packets); }
 };

@@ -29,9 +29,14 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// Where nothing has been completed for so long, what is in flight waits for a receive
-// request that will not come: it stays for the other host.
+// Where nothing has been completed for so many waits for events or ticks, what is in flight
+// waits for a receive request that will not come: it stays for the other host. By their
+// number, not the clock: while a thread does not run it sees nothing complete. A peer's
+// ticks end before the waits of the one that has asked it.
 constexpr auto tick_period = 50ms;
+constexpr int enough_ticks = 2;
+constexpr auto short_wait = 10ms;
+constexpr int enough_waits = 25;
 // Most that a stop of the VM waits for.
 constexpr auto rest_time = 1s;
 // Until a peer that cannot be reached after a migration is given up.
@@ -224,6 +229,7 @@ void VerbsBackend::suspend(const PeerName& from, const PeerChannel::Asker& asker
         rest.qps.push_back(qp ? qp->id : 0);
     }
     _rests.push_back(std::move(rest));
+    _idle_ticks = 0;
     set_tick(true);
 }
 
@@ -420,20 +426,25 @@ int VerbsBackend::connect_host(Qp& qp)
 
 // Requests that the peer has carried out, though its last acknowledgements have not come,
 // are complete: up to the last that took one of its receives. Those behind it can be
-// carried out again. False: an atomic is among them, the answer to which is lost.
+// carried out again. False: that is not so of an atomic, which has been or may have been.
 bool VerbsBackend::finish_executed(Qp& qp, uint64_t received_by_peer)
 {
     uint64_t left = received_by_peer > qp.num_sent ? received_by_peer - qp.num_sent : 0;
     qp.num_sent = 0;
     size_t done = 0;
-    for (size_t i = 0; i < qp.replays.size() && left > 0; ++i) {
-        if (takes_receive(qp.replays[i].request.opcode)) {
+    bool ok = true;
+    for (size_t i = 0; i < qp.replays.size() && ok; ++i) {
+        const int opcode = qp.replays[i].request.opcode;
+        if (takes_receive(opcode)) {
+            if (left == 0) {
+                break; // neither this nor what is behind it
+            }
             done = i + 1;
             --left;
         }
+        ok = !is_atomic(opcode);
     }
     std::deque<KeptSend> again; // the memory READs are for has not been written
-    bool ok = true;
     for (; done > 0; --done) {
         KeptSend kept = std::move(qp.replays.front());
         qp.replays.pop_front();
@@ -442,7 +453,6 @@ bool VerbsBackend::finish_executed(Qp& qp, uint64_t received_by_peer)
             again.push_back(std::move(kept));
             continue;
         }
-        ok &= opcode != IBV_WC_COMP_SWAP && opcode != IBV_WC_FETCH_ADD;
         complete_without_host(
             qp, true, {kept.request.wr.wr_id, IBV_WC_SUCCESS, opcode, kept.request.signaled});
     }
@@ -520,19 +530,17 @@ void VerbsBackend::rest()
 void VerbsBackend::work_until(const std::function<bool()>& done)
 {
     auto end = Clock::now() + rest_time;
-    auto last = Clock::now();
     uint64_t progress = _progress;
-    for (;;) {
+    for (int fruitless = 0;;) {
         handle_events();
-        auto now = Clock::now();
         if (_progress != std::exchange(progress, _progress)) {
-            last = now;
+            fruitless = 0;
         }
-        if (done() || now >= end || now >= last + 3 * tick_period) {
+        if (done() || fruitless == enough_waits || Clock::now() >= end) {
             return;
         }
         pollfd fd{_epoll, POLLIN, 0};
-        poll(&fd, 1, static_cast<int>(std::chrono::milliseconds(tick_period).count() / 5));
+        fruitless += poll(&fd, 1, short_wait.count()) == 0;
     }
 }
 
@@ -704,7 +712,9 @@ void VerbsBackend::tick()
     if (read(_timer, &expirations, sizeof(expirations)) < 0) {
         return;
     }
-    answer_rests(_progress == std::exchange(_last_progress, _progress));
+    bool idle = _progress == std::exchange(_last_progress, _progress);
+    _idle_ticks = idle ? _idle_ticks + 1 : 0;
+    answer_rests(_idle_ticks > enough_ticks);
     bool wanted = !_rests.empty();
     auto now = Clock::now();
     if (_stopped && _told_to_rest && !_silent) {

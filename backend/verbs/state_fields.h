@@ -8,6 +8,7 @@
 
 #include "archive.h"
 #include "attribute_fields.h"
+#include "opcodes.h"
 #include "posted_requests.h"
 
 namespace rdma::verbs {
@@ -131,17 +132,16 @@ void describe(Archive& a, KeptSend& kept)
     a.u8("send_flags", wr.send_flags);
     a.flag("signaled", kept.request.signaled);
     a.u32("immediate", wr.imm_data);
-    bool is_atomic = kept.request.opcode == IBV_WR_ATOMIC_CMP_AND_SWP ||
-                     kept.request.opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
-    uint64_t address = is_atomic ? wr.wr.atomic.remote_addr : wr.wr.rdma.remote_addr;
-    uint32_t rkey = is_atomic ? wr.wr.atomic.rkey : wr.wr.rdma.rkey;
-    uint64_t compare_add = is_atomic ? wr.wr.atomic.compare_add : 0;
-    uint64_t swap = is_atomic ? wr.wr.atomic.swap : 0;
+    bool atomic = is_atomic(kept.request.opcode);
+    uint64_t address = atomic ? wr.wr.atomic.remote_addr : wr.wr.rdma.remote_addr;
+    uint32_t rkey = atomic ? wr.wr.atomic.rkey : wr.wr.rdma.rkey;
+    uint64_t compare_add = atomic ? wr.wr.atomic.compare_add : 0;
+    uint64_t swap = atomic ? wr.wr.atomic.swap : 0;
     a.u64("remote_address", address);
     a.u32("rkey", rkey);
     a.u64("compare_add", compare_add);
     a.u64("swap", swap);
-    if (Archive::is_reader && is_atomic) {
+    if (Archive::is_reader && atomic) {
         wr.wr.atomic = {address, compare_add, swap, rkey};
     } else if (Archive::is_reader) {
         wr.wr.rdma = {address, rkey};

@@ -436,6 +436,7 @@ private:
     bool _arrived = false;       // a state has been loaded: peers are to be told
     uint64_t _progress = 0;      // completions taken
     uint64_t _last_progress = 0; // at the last tick
+    int _idle_ticks = 0;         // without progress, since a peer asked for a rest
     Clock::time_point _refresh{}; // of what peers have been told
     Clock::time_point _give_up{}; // peers that have not answered by then are lost
     int _timer = -1;             // a timerfd: tick()

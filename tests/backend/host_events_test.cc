@@ -3,33 +3,19 @@
 // What becomes of backends when the host's port goes down and when its RDMA device is
 // removed. They change the link of the command line's first device, an rxe one, and
 // put it up again.
-#include <net/if.h>
-
-#include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <future>
 
 #include <fmt/format.h>
 
 #include "backend_test.h"
-#include "host_port.h"
+#include "verbs_host.h"
 
 namespace rdma::test {
 namespace {
 
 class HostEvents : public BackendTest {
 protected:
-    HostEvents()
-    {
-        RdmaHostPortConfig config{};
-        config.ibdev = device.c_str();
-        config.ibport = 1;
-        config.gid_index = -1;
-        std::array<char, IF_NAMESIZE> name{};
-        if_indextoname(verbs::HostPort(config).interface_index(), name.data());
-        interface = name.data();
-    }
     ~HostEvents() override
     {
         pair.reset();
@@ -39,10 +25,6 @@ protected:
                           interface, device));
     }
 
-    static int shell(const std::string& command)
-    {
-        return std::system(("{ " + command + "; } >/dev/null 2>&1").c_str());
-    }
     std::future<int> remove_device()
     {
         return std::async(std::launch::async,
@@ -55,7 +37,7 @@ protected:
     }
 
     std::string device = devices_under_test().front();
-    std::string interface;
+    std::string interface = interface_of(*open_port(device));
 };
 
 TEST_P(HostEvents, a_link_that_goes_down_and_up_is_a_ports_event)

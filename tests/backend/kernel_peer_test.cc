@@ -3,10 +3,10 @@
 // Messages of connection management with the kernel's own connection manager, which has
 // the second device of the command line; rdmacm-mux has the first. It is another hand's
 // work, and says what it thinks of ours.
-#include <cstdlib>
 #include <future>
 
 #include "cm_end.h"
+#include "verbs_host.h"
 
 namespace rdma::test {
 namespace {
@@ -14,11 +14,6 @@ namespace {
 constexpr uint16_t reason_invalid_service = 8; // IBTA vol. 1, table 108
 constexpr uint16_t reason_consumer = 28;
 constexpr uint8_t sidr_unsupported = 1; // table 119
-
-int shell(const std::string& command)
-{
-    return std::system(("{ " + command + "; } >/dev/null 2>&1").c_str());
-}
 
 class KernelPeer : public testing::TestWithParam<std::string> {
 protected:
@@ -33,12 +28,7 @@ protected:
         }));
         a->received.clear();
         ASSERT_EQ(shell("modprobe rdma_ucm"), 0);
-        RdmaHostPortConfig config{};
-        std::string device = all_devices().back();
-        config.ibdev = device.c_str();
-        config.ibport = 1;
-        config.gid_index = -1;
-        peer = address_of_port(HostPort(config));
+        peer = address_of_port(*open_port(all_devices().back()));
     }
     void TearDown() override { shell("modprobe -r rdma_ucm rdma_cm iw_cm ib_cm"); }
 

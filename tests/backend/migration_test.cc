@@ -10,6 +10,8 @@
 #include <chrono>
 #include <thread>
 
+#include <fmt/format.h>
+
 #include "backend_test.h"
 #include "verbs_backend.h"
 #include "verbs_host.h"
@@ -90,8 +92,8 @@ protected:
         ASSERT_EQ(to_init(b, qp_b.id, IBV_QPT_RC), 0);
         ASSERT_EQ(to_rtr(a, qp_a.id, IBV_QPT_RC, b, qp_b.qpn, psn_b), 0);
         ASSERT_EQ(to_rtr(b, qp_b.id, IBV_QPT_RC, a, qp_a.qpn, psn_a), 0);
-        ASSERT_EQ(to_rts(a, qp_a.id, IBV_QPT_RC, psn_a), 0);
-        ASSERT_EQ(to_rts(b, qp_b.id, IBV_QPT_RC, psn_b), 0);
+        ASSERT_EQ(to_rts(a, qp_a.id, IBV_QPT_RC, psn_a, patient), 0);
+        ASSERT_EQ(to_rts(b, qp_b.id, IBV_QPT_RC, psn_b, patient), 0);
     }
     virtual QpInit init_a() { return a.qp_init(IBV_QPT_RC); }
 
@@ -160,6 +162,13 @@ protected:
                                           to.mr.lkey));
         }
     }
+    // By a, of b's first word.
+    void post_increment(uint64_t wr_id)
+    {
+        auto add = send_request(IBV_WR_ATOMIC_FETCH_AND_ADD, wr_id, area, 8, a.mr.lkey, area, b.mr.rkey);
+        add.wr.wr.atomic.compare_add = 1;
+        a.post_send(qp_a.id, add);
+    }
     static size_t completed(const BackendEnd& end, ibv_wc_opcode opcode)
     {
         return static_cast<size_t>(std::ranges::count_if(end.completions, [&](const auto& c) {
@@ -194,6 +203,7 @@ protected:
         return numbers;
     }
 
+    static constexpr Connection patient{.timeout = 18}; // 1.07 s: longer than a move takes
     using Clock = std::chrono::steady_clock;
     static constexpr uint64_t receive_area = area + (2 << 20);
 
@@ -282,6 +292,102 @@ TEST_P(VerbsMigration, requests_that_wait_for_a_receive_move_along)
                       100 + i);
         }
     }
+}
+
+// No packet of RoCEv2 leaves by a port's interface meanwhile.
+class Silence {
+public:
+    explicit Silence(const HostPort& port) : _interface(interface_of(port))
+    {
+        if (shell(fmt::format("tc qdisc add dev {0} clsact && tc filter add dev {0} egress protocol ip u32 "
+                              "match ip protocol 17 0xff match ip dport 4791 0xffff action drop",
+                              _interface)) != 0) {
+            throw std::runtime_error("no filter on " + _interface);
+        }
+    }
+    ~Silence() { shell("tc qdisc del dev " + _interface + " clsact"); }
+    Silence(const Silence&) = delete;
+    Silence& operator=(const Silence&) = delete;
+
+private:
+    std::string _interface;
+};
+
+class VerbsMigrationUnacknowledged : public VerbsMigration {
+protected:
+    // What a sends is carried out by b, and no acknowledgement comes back before `moving` has
+    // left.
+    void move_unacknowledged(Home& moving, Home& other, const std::function<bool()>& carried_out)
+    {
+        std::vector<uint8_t> state;
+        {
+            Silence silence(*home_b.port);
+            send();
+            ASSERT_TRUE(run_until(carried_out));
+            EXPECT_TRUE(a.completions.empty());
+            state = leave(moving, &other);
+        }
+        arrive(moving, state);
+    }
+    std::function<void()> send;
+};
+
+TEST_P(VerbsMigrationUnacknowledged, what_was_received_completes_and_comes_once)
+{
+    for (uint64_t first : {0u, 10u}) {
+        SCOPED_TRACE(first);
+        receive_all(b, qp_b.id, 4, first);
+        send = [&] { send_all(a, qp_a.id, 2, 100 + first); };
+        bool b_moves = first > 0;
+        move_unacknowledged(b_moves ? home_b : home_a, b_moves ? home_a : home_b,
+                            [&] { return completed(b, IBV_WC_RECV) == 2; });
+        send_all(a, qp_a.id, 2, 102 + first);
+        ASSERT_TRUE(run_until([&] {
+            return completed(a, IBV_WC_SEND) == 4 && completed(b, IBV_WC_RECV) == 4;
+        }));
+        EXPECT_EQ(ids(a, IBV_WC_SEND), numbers(100 + first, 4));
+        EXPECT_EQ(ids(b, IBV_WC_RECV), numbers(first, 4));
+        for (uint64_t i = 0; i < 4; ++i) {
+            EXPECT_EQ(b.word(receive_area + (first + i) * 64), 100 + first + i);
+        }
+        EXPECT_TRUE(a.events.empty());
+        EXPECT_TRUE(b.events.empty());
+        a.completions.clear();
+        b.completions.clear();
+    }
+}
+
+// Its answer is lost, and it must not be carried out twice.
+TEST_P(VerbsMigrationUnacknowledged, an_atomic_ends_the_connection)
+{
+    receive_all(b, qp_b.id, 1, 1);
+    b.word(area) = 7;
+    send = [&] {
+        send_all(a, qp_a.id, 1, 100);
+        post_increment(101);
+    };
+    move_unacknowledged(home_a, home_b, [&] { return b.word(area) != 7; });
+    ASSERT_TRUE(run_until([&] { return a.has_event(IBV_EVENT_QP_FATAL, qp_a.id); }));
+    ASSERT_TRUE(run_until([&] { return a.completions.size() == 2; }));
+    EXPECT_EQ(a.completions[0].wc.status, IBV_WC_SUCCESS);
+    EXPECT_EQ(a.completions[1].wc.wr_id, 101u);
+    EXPECT_EQ(a.completions[1].wc.status, IBV_WC_WR_FLUSH_ERR);
+    EXPECT_EQ(state_of(a, qp_a.id), IBV_QPS_ERR);
+    EXPECT_EQ(b.word(area), 8u);
+}
+
+TEST_P(VerbsMigration, an_atomic_behind_what_waits_for_a_receive_moves_along)
+{
+    b.word(area) = 7;
+    send_all(a, qp_a.id, 1, 100);
+    post_increment(101);
+    move(home_a, home_b);
+    EXPECT_EQ(b.word(area), 7u);
+    receive_all(b, qp_b.id, 1, 1);
+    ASSERT_TRUE(run_until([&] { return a.completions.size() == 2; }));
+    EXPECT_EQ(ids(a, IBV_WC_FETCH_ADD), numbers(101, 1));
+    EXPECT_EQ(b.word(area), 8u);
+    EXPECT_TRUE(a.events.empty());
 }
 
 TEST_P(VerbsMigration, back_and_forth_with_both_ends)
@@ -655,9 +761,11 @@ std::vector<DevicePair> two_devices()
 
 // On one device there are none.
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VerbsMigration);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VerbsMigrationUnacknowledged);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VerbsMigrationUnderLoad);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VerbsMigrationWithSrq);
 INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigration, testing::ValuesIn(two_devices()));
+INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationUnacknowledged, testing::ValuesIn(two_devices()));
 INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationUnderLoad, testing::ValuesIn(two_devices()));
 INSTANTIATE_TEST_SUITE_P(Verbs, VerbsMigrationWithSrq, testing::ValuesIn(two_devices()));
 

@@ -3,7 +3,11 @@
 // Ports of RDMA devices of this host, for tests.
 #pragma once
 
+#include <net/if.h>
+
+#include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -41,6 +45,20 @@ inline ibv_gid find_gid(const verbs::HostPort& port)
         }
     }
     throw std::runtime_error(port.device_name() + " has no IPv4 address");
+}
+
+// The name of the port's network interface.
+inline std::string interface_of(const verbs::HostPort& port)
+{
+    std::array<char, IF_NAMESIZE> name{};
+    if_indextoname(port.interface_index(), name.data());
+    return name.data();
+}
+
+// The status of a command, as system() has it.
+inline int shell(const std::string& command)
+{
+    return std::system(("{ " + command + "; } >/dev/null 2>&1").c_str());
 }
 
 inline void print_log(int, std::string_view message)

@@ -8,7 +8,7 @@ from verifying import NOT_EMPTY, verify
 
 @pytest.mark.parametrize("suite", ["opcodes", "datagrams", "errors", "maximum"])
 def test_verify(fabric, suite):
-    verify(fabric, suite, timeout=300)
+    verify(fabric, suite, timeout=900)  # a GiB takes long, and with sanitizers longer
 
 
 @pytest.mark.parametrize("options", [
