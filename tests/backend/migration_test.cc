@@ -92,10 +92,11 @@ protected:
         ASSERT_EQ(to_init(b, qp_b.id, IBV_QPT_RC), 0);
         ASSERT_EQ(to_rtr(a, qp_a.id, IBV_QPT_RC, b, qp_b.qpn, psn_b), 0);
         ASSERT_EQ(to_rtr(b, qp_b.id, IBV_QPT_RC, a, qp_a.qpn, psn_a), 0);
-        ASSERT_EQ(to_rts(a, qp_a.id, IBV_QPT_RC, psn_a, patient), 0);
-        ASSERT_EQ(to_rts(b, qp_b.id, IBV_QPT_RC, psn_b, patient), 0);
+        ASSERT_EQ(to_rts(a, qp_a.id, IBV_QPT_RC, psn_a, connection()), 0);
+        ASSERT_EQ(to_rts(b, qp_b.id, IBV_QPT_RC, psn_b, connection()), 0);
     }
     virtual QpInit init_a() { return a.qp_init(IBV_QPT_RC); }
+    virtual Connection connection() const { return {}; }
 
     // The state of a home that has stopped, while the other one, if there is one, goes on.
     static std::vector<uint8_t> leave(Home& home, Home* other)
@@ -203,7 +204,6 @@ protected:
         return numbers;
     }
 
-    static constexpr Connection patient{.timeout = 18}; // 1.07 s: longer than a move takes
     using Clock = std::chrono::steady_clock;
     static constexpr uint64_t receive_area = area + (2 << 20);
 
@@ -315,6 +315,9 @@ private:
 
 class VerbsMigrationUnacknowledged : public VerbsMigration {
 protected:
+    // 1.07 s: with its retries longer than a move takes.
+    Connection connection() const override { return {.timeout = 18}; }
+
     // What a sends is carried out by b, and no acknowledgement comes back before `moving` has
     // left.
     void move_unacknowledged(Home& moving, Home& other, const std::function<bool()>& carried_out)
@@ -610,14 +613,20 @@ protected:
     // That the peer's atomics add to.
     static uint64_t counter(uint32_t qp) { return place(qp, 3, 0); }
 
-    void post(Side& side, uint32_t i)
+    void post_receives(Side& side, uint32_t i)
     {
         Flow& flow = side.flows[i];
-        uint32_t qp = side.qps[i].id;
         for (; flow.receives < flow.received + depth; ++flow.receives) {
-            side.end.post_recv(qp, recv_request(flow.receives, place(i, 1, flow.receives),
-                                                slot_size, side.end.mr.lkey));
+            side.end.post_recv(side.qps[i].id,
+                               recv_request(flow.receives, place(i, 1, flow.receives), slot_size,
+                                            side.end.mr.lkey));
         }
+    }
+    void post(Side& side, uint32_t i)
+    {
+        post_receives(side, i);
+        Flow& flow = side.flows[i];
+        uint32_t qp = side.qps[i].id;
         for (; flow.posted < flow.done + depth; ++flow.posted) {
             uint64_t at = place(i, 0, flow.posted);
             SendRequest request;
@@ -655,7 +664,11 @@ protected:
                 ++flow.done;
                 flow.added += completion.wc.opcode == IBV_WC_FETCH_ADD;
             }
-            if (!last) {
+            // The last requests need receives as well: the peer may have taken none yet of those
+            // that it has acknowledged.
+            if (last) {
+                post_receives(side, i);
+            } else {
                 post(side, i);
             }
         }
