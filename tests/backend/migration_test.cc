@@ -688,6 +688,20 @@ protected:
         }));
     }
 
+    // For a person: of each QP at a and at b.
+    std::string progress() const
+    {
+        std::string text;
+        for (const Side* side : {&side_a, &side_b}) {
+            for (const Flow& flow : side->flows) {
+                text += fmt::format("{}: {} of {} requests done, {} of {} receives taken\n",
+                                    side == &side_a ? "a" : "b", flow.done, flow.posted,
+                                    flow.received, flow.receives);
+            }
+        }
+        return text;
+    }
+
     Side side_a{a, b, {}};
     Side side_b{b, a, {}};
 };
@@ -718,7 +732,7 @@ TEST_P(VerbsMigrationUnderLoad, nothing_is_lost_repeated_or_reordered)
             return std::ranges::all_of(side->flows,
                                        [](const Flow& flow) { return flow.done == flow.posted; });
         });
-    }));
+    })) << progress();
     for (uint32_t i = 0; i < num_qps; ++i) {
         EXPECT_EQ(b.word(counter(i)), side_a.flows[i].added);
         EXPECT_EQ(a.word(counter(i)), side_b.flows[i].added);
