@@ -34,7 +34,7 @@ using namespace std::chrono_literals;
 // number, not the clock: while a thread does not run it sees nothing complete. A peer's
 // ticks end before the waits of the one that has asked it.
 constexpr auto tick_period = 50ms;
-constexpr int enough_ticks = 2;
+constexpr int enough_ticks = 3;
 constexpr auto short_wait = 10ms;
 constexpr int enough_waits = 25;
 // Most that a stop of the VM waits for.
@@ -714,7 +714,7 @@ void VerbsBackend::tick()
     }
     bool idle = _progress == std::exchange(_last_progress, _progress);
     _idle_ticks = idle ? _idle_ticks + 1 : 0;
-    answer_rests(_idle_ticks > enough_ticks);
+    answer_rests(_idle_ticks >= enough_ticks);
     bool wanted = !_rests.empty();
     auto now = Clock::now();
     if (_stopped && _told_to_rest && !_silent) {

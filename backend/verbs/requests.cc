@@ -177,8 +177,7 @@ bool VerbsBackend::encode_send(Qp& qp, SendRequest& request, ibv_send_wr& wr)
         posted.has_address = true;
         posted.address = use->index;
     } else if (qp.peer && opcode != IBV_WC_SEND) {
-        bool is_atomic = opcode == IBV_WC_COMP_SWAP || opcode == IBV_WC_FETCH_ADD;
-        uint32_t& rkey = is_atomic ? wr.wr.atomic.rkey : wr.wr.rdma.rkey;
+        uint32_t& rkey = is_atomic(request.opcode) ? wr.wr.atomic.rkey : wr.wr.rdma.rkey;
         rkey = qp.peer->keys.host_key(rkey);
     }
     wr.wr_id = host_wr_id(Queue::send, qp.id, qp.sends.put(posted, sges));

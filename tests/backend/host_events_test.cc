@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "backend_test.h"
+#include "interface_address.h"
 #include "verbs_host.h"
 
 namespace rdma::test {
@@ -37,7 +38,7 @@ protected:
     }
 
     std::string device = devices_under_test().front();
-    std::string interface = interface_of(*open_port(device));
+    std::string interface = verbs::interface_name(open_port(device)->interface_index());
 };
 
 TEST_P(HostEvents, a_link_that_goes_down_and_up_is_a_ports_event)

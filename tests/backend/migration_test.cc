@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "backend_test.h"
+#include "interface_address.h"
 #include "verbs_backend.h"
 #include "verbs_host.h"
 
@@ -297,7 +298,7 @@ TEST_P(VerbsMigration, requests_that_wait_for_a_receive_move_along)
 // No packet of RoCEv2 leaves by a port's interface meanwhile.
 class Silence {
 public:
-    explicit Silence(const HostPort& port) : _interface(interface_of(port))
+    explicit Silence(const HostPort& port) : _interface(verbs::interface_name(port.interface_index()))
     {
         if (shell(fmt::format("tc qdisc add dev {0} clsact && tc filter add dev {0} egress protocol ip u32 "
                               "match ip protocol 17 0xff match ip dport 4791 0xffff action drop",
@@ -320,7 +321,8 @@ protected:
 
     // What a sends is carried out by b, and no acknowledgement comes back before `moving` has
     // left.
-    void move_unacknowledged(Home& moving, Home& other, const std::function<bool()>& carried_out)
+    void move_unacknowledged(Home& moving, Home& other, const std::function<void()>& send,
+                             const std::function<bool()>& carried_out)
     {
         std::vector<uint8_t> state;
         {
@@ -332,7 +334,6 @@ protected:
         }
         arrive(moving, state);
     }
-    std::function<void()> send;
 };
 
 TEST_P(VerbsMigrationUnacknowledged, what_was_received_completes_and_comes_once)
@@ -340,9 +341,9 @@ TEST_P(VerbsMigrationUnacknowledged, what_was_received_completes_and_comes_once)
     for (uint64_t first : {0u, 10u}) {
         SCOPED_TRACE(first);
         receive_all(b, qp_b.id, 4, first);
-        send = [&] { send_all(a, qp_a.id, 2, 100 + first); };
         bool b_moves = first > 0;
         move_unacknowledged(b_moves ? home_b : home_a, b_moves ? home_a : home_b,
+                            [&] { send_all(a, qp_a.id, 2, 100 + first); },
                             [&] { return completed(b, IBV_WC_RECV) == 2; });
         send_all(a, qp_a.id, 2, 102 + first);
         ASSERT_TRUE(run_until([&] {
@@ -365,11 +366,13 @@ TEST_P(VerbsMigrationUnacknowledged, an_atomic_ends_the_connection)
 {
     receive_all(b, qp_b.id, 1, 1);
     b.word(area) = 7;
-    send = [&] {
-        send_all(a, qp_a.id, 1, 100);
-        post_increment(101);
-    };
-    move_unacknowledged(home_a, home_b, [&] { return b.word(area) != 7; });
+    move_unacknowledged(
+        home_a, home_b,
+        [&] {
+            send_all(a, qp_a.id, 1, 100);
+            post_increment(101);
+        },
+        [&] { return b.word(area) != 7; });
     ASSERT_TRUE(run_until([&] { return a.has_event(IBV_EVENT_QP_FATAL, qp_a.id); }));
     ASSERT_TRUE(run_until([&] { return a.completions.size() == 2; }));
     EXPECT_EQ(a.completions[0].wc.status, IBV_WC_SUCCESS);

@@ -3,9 +3,6 @@
 // Ports of RDMA devices of this host, for tests.
 #pragma once
 
-#include <net/if.h>
-
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -45,14 +42,6 @@ inline ibv_gid find_gid(const verbs::HostPort& port)
         }
     }
     throw std::runtime_error(port.device_name() + " has no IPv4 address");
-}
-
-// The name of the port's network interface.
-inline std::string interface_of(const verbs::HostPort& port)
-{
-    std::array<char, IF_NAMESIZE> name{};
-    if_indextoname(port.interface_index(), name.data());
-    return name.data();
 }
 
 // The status of a command, as system() has it.

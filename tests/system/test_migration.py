@@ -13,8 +13,8 @@ import time
 import pytest
 
 from pairs import TWO_PVRDMA, has_rxe
-from storage import nfs, ram_disk
 from pinging import wait_cm_listener
+from storage import nfs, ram_disk
 from test_programs import both, expect_success
 from verifying import NOT_EMPTY, PROGRAM, Stream
 from vm.fabric import Fabric, Node
