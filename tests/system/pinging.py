@@ -27,12 +27,8 @@ def rping(arguments):
 def expect_pings(result, count):
     """That of rping(), of either side, with -C count."""
     pings = [int(number) for number in re.findall(r"ping data: rdma-ping-(\d+):", result.output)]
-    assert pings == list(range(count)) and has_ended_well(result), result
-
-
-def has_ended_well(result):
-    """Whether a program has, rping's race at its end apart."""
-    return result.status == 0 or bool(LATE_THREAD.search(result.output))
+    has_ended_well = result.status == 0 or LATE_THREAD.search(result.output)
+    assert pings == list(range(count)) and has_ended_well, result
 
 
 def wait_cm_listener(node):
