@@ -76,12 +76,18 @@ StatefulDevice stateful(RdmaDevice* device)
 }
 
 template <typename Save>
-void save(RdmaDevice* device, RdmaPutState* put, void* opaque, Save&& fill)
+bool save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error, Save&& fill)
 {
-    migration::StreamWriter stream(migration::DeviceKind::pvrdma);
-    fill(stateful(device), stream);
-    auto bytes = stream.finish();
-    put(opaque, bytes.data(), bytes.size());
+    try {
+        migration::StreamWriter stream(migration::DeviceKind::pvrdma);
+        fill(stateful(device), stream);
+        auto bytes = stream.finish();
+        put(opaque, bytes.data(), bytes.size());
+        return true;
+    } catch (const std::exception& e) {
+        *error = strdup(e.what()); // no memory for the state
+        return false;
+    }
 }
 
 bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, char** error)
@@ -229,14 +235,14 @@ bool rdma_device_can_migrate(RdmaDevice* device, char** error)
     return !obstacle;
 }
 
-void rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque)
+bool rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error)
 {
-    save(device, put, opaque, save_state);
+    return save(device, put, opaque, error, save_state);
 }
 
-void rdma_device_save_config(RdmaDevice* device, RdmaPutState* put, void* opaque)
+bool rdma_device_save_config(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error)
 {
-    save(device, put, opaque, save_config);
+    return save(device, put, opaque, error, save_config);
 }
 
 bool rdma_device_load(RdmaDevice* device, const uint8_t* state, size_t size, char** error)

@@ -198,7 +198,8 @@ void rdma_device_start(RdmaDevice *device);
  * Migration; the device is stopped. rdma_device_save() gives its state to put,
  * in one piece, rdma_device_save_config() only what must be the same at the
  * destination, to be checked before the VM is stopped. docs/migration.md has the
- * format.
+ * format. Both return false where the device cannot be saved: put is not called, and
+ * *error is set to why (free() it).
  */
 /*
  * Whether the device can migrate as it is; if not, sets *error to why (free() it): with
@@ -206,8 +207,8 @@ void rdma_device_start(RdmaDevice *device);
  */
 bool rdma_device_can_migrate(RdmaDevice *device, char **error);
 typedef void RdmaPutState(void *opaque, const uint8_t *state, size_t size);
-void rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque);
-void rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque);
+bool rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);
+bool rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);
 /*
  * Makes a stopped device what the state says; guest memory is not looked at. state may hold the
  * configuration alone: then it is only checked. On bytes that are no state of such a device, or

@@ -254,7 +254,10 @@ std::vector<uint8_t> Machine::save()
     auto put = [](void* opaque, const uint8_t* bytes, size_t size) {
         static_cast<std::vector<uint8_t>*>(opaque)->assign(bytes, bytes + size);
     };
-    rdma_device_save(_device, put, &state);
+    char* error = nullptr;
+    if (!rdma_device_save(_device, put, &state, &error)) {
+        broken();
+    }
     return state;
 }
 

@@ -357,7 +357,12 @@ public:
         auto put = [](void* opaque, const uint8_t* bytes, size_t size) {
             static_cast<std::vector<uint8_t>*>(opaque)->assign(bytes, bytes + size);
         };
-        rdma_device_save(_device, put, &state);
+        char* error = nullptr;
+        if (!rdma_device_save(_device, put, &state, &error)) {
+            std::string message = error;
+            std::free(error);
+            throw std::runtime_error(message);
+        }
         return state;
     }
     // Nothing, or what is wrong with the state.

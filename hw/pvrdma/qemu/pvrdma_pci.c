@@ -319,13 +319,26 @@ static int pvrdma_get_bytes(QEMUFile *f, PvrdmaState *s, PvrdmaTake *take)
     return 0;
 }
 
+typedef bool PvrdmaSave(RdmaDevice *device, RdmaPutState *put, void *opaque,
+                        char **error);
+
+/* QEMU goes on with the VM here where a device's state cannot be sent. */
+static int pvrdma_save_bytes(QEMUFile *f, PvrdmaState *s, PvrdmaSave *save)
+{
+    char *message = NULL;
+
+    if (!save(s->device, pvrdma_put_bytes, f, &message)) {
+        error_report("pvrdma: the state cannot be saved: %s", message);
+        free(message);
+        return -EBUSY;
+    }
+    return 0;
+}
+
 static int pvrdma_put_state(QEMUFile *f, void *pv, size_t size,
                             const VMStateField *field, JSONWriter *vmdesc)
 {
-    PvrdmaState *s = pv;
-
-    rdma_device_save(s->device, pvrdma_put_bytes, f);
-    return 0;
+    return pvrdma_save_bytes(f, pv, rdma_device_save);
 }
 
 static int pvrdma_get_state(QEMUFile *f, void *pv, size_t size,
@@ -369,8 +382,7 @@ static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
         free(message);
         return -EBUSY;
     }
-    rdma_device_save_config(s->device, pvrdma_put_bytes, f);
-    return 0;
+    return pvrdma_save_bytes(f, s, rdma_device_save_config);
 }
 
 static int pvrdma_get_config(QEMUFile *f, void *pv, size_t size,
