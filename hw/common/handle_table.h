@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Objects named by small integers: the lowest free id is handed out, memory
-// is in proportion to the objects that exist, and a lookup is an index.
+// is in proportion to the objects that exist and, with 8 bytes each, to the highest id in
+// use, and a lookup is an index.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -23,42 +25,22 @@ public:
     template <typename... Args>
     std::pair<T*, uint32_t> emplace(Args&&... args)
     {
-        uint32_t id;
-        if (!_free.empty()) {
-            id = *_free.begin();
-        } else if (_first + _slots.size() < _limit) {
-            id = _first + static_cast<uint32_t>(_slots.size());
-        } else {
+        uint32_t index = lowest_free();
+        if (index >= _limit - _first) {
             return {nullptr, 0};
         }
         auto object = std::make_unique<T>(std::forward<Args>(args)...);
-        if (_free.empty()) {
-            _slots.emplace_back();
-        } else {
-            _free.erase(_free.begin());
-        }
-        T* raw = object.get();
-        _slots[id - _first] = std::move(object);
-        ++_size;
-        return {raw, id};
+        return {put(index, std::move(object)), _first + index};
     }
 
     // An object with an id of its own, as saved before. Null where the id is
     // out of range or in use.
     T* insert(uint32_t id, T&& object)
     {
-        uint32_t index = id - _first;
         if (id < _first || id >= _limit || find(id)) {
             return nullptr;
         }
-        while (_slots.size() <= index) {
-            _free.insert(_free.end(), _first + static_cast<uint32_t>(_slots.size()));
-            _slots.emplace_back();
-        }
-        _free.erase(id);
-        _slots[index] = std::make_unique<T>(std::move(object));
-        ++_size;
-        return _slots[index].get();
+        return put(id - _first, std::make_unique<T>(std::move(object)));
     }
 
     // Null where there is no such object.
@@ -74,21 +56,24 @@ public:
         if (!find(id)) {
             return false;
         }
-        _slots[id - _first].reset();
-        _free.insert(id);
+        uint32_t index = id - _first;
+        _slots[index].reset();
+        _used[index / bits] &= ~(uint64_t{1} << index % bits);
+        _first_free = std::min<size_t>(_first_free, index / bits);
         --_size;
         // Give back the free end of the table.
         while (!_slots.empty() && !_slots.back()) {
-            _free.erase(_first + static_cast<uint32_t>(_slots.size()) - 1);
             _slots.pop_back();
         }
+        _used.resize((_slots.size() + bits - 1) / bits);
         return true;
     }
 
     void clear()
     {
         _slots.clear();
-        _free.clear();
+        _used.clear();
+        _first_free = 0;
         _size = 0;
     }
 
@@ -106,11 +91,39 @@ public:
     }
 
 private:
+    static constexpr uint32_t bits = 64; // of a word of _used
+
+    uint32_t lowest_free()
+    {
+        while (_first_free < _used.size() && _used[_first_free] == ~uint64_t{0}) {
+            ++_first_free;
+        }
+        auto base = static_cast<uint32_t>(_first_free) * bits;
+        return _first_free == _used.size()
+                   ? base
+                   : base + static_cast<uint32_t>(std::countr_one(_used[_first_free]));
+    }
+
+    T* put(uint32_t index, std::unique_ptr<T>&& object)
+    {
+        if (_used.size() <= index / bits) {
+            _used.resize(index / bits + 1);
+        }
+        if (_slots.size() <= index) {
+            _slots.resize(index + 1);
+        }
+        _slots[index] = std::move(object);
+        _used[index / bits] |= uint64_t{1} << index % bits;
+        ++_size;
+        return _slots[index].get();
+    }
+
     uint32_t _first;
     uint32_t _limit;
     size_t _size = 0;
-    std::vector<std::unique_ptr<T>> _slots;
-    std::set<uint32_t> _free; // ids below the end of _slots without an object
+    std::vector<std::unique_ptr<T>> _slots; // by id - _first
+    std::vector<uint64_t> _used;            // a bit for each slot: it has an object
+    size_t _first_free = 0;                 // no word of _used before this one has a free bit
 };
 
 } // namespace rdma

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "handle_table.h"
 
+#include "counted_heap.h"
+
 #include <gtest/gtest.h>
 
 #include <map>
@@ -93,6 +95,36 @@ TEST(HandleTable, AFailedConstructionLeavesTheTableAsItWas)
     EXPECT_EQ(table.size(), 1u);
     EXPECT_EQ(table.emplace(false).second, 0u);
     EXPECT_EQ(table.emplace(false).second, 2u);
+}
+
+// As in a state that is loaded.
+TEST(HandleTable, IdsBetweenRestoredObjectsAreHandedOut)
+{
+    HandleTable<int> table(200, 2);
+    std::set<uint32_t> used{3, 66, 130};
+    for (uint32_t id : used) {
+        ASSERT_TRUE(table.insert(id, 1));
+        EXPECT_FALSE(table.insert(id, 1));
+    }
+    EXPECT_FALSE(table.insert(1, 1));
+    EXPECT_FALSE(table.insert(200, 1));
+    for (uint32_t id = 2; id < 200; ++id) {
+        if (!used.contains(id)) {
+            ASSERT_EQ(table.emplace(1).second, id);
+        }
+    }
+    EXPECT_EQ(table.emplace(1).first, nullptr);
+}
+
+TEST(HandleTable, ARestoredObjectWithAHighIdTakesEightBytesForEachIdBelow)
+{
+    constexpr uint32_t limit = 1u << 24;
+    size_t before = heap;
+    HandleTable<int> table(limit);
+    ASSERT_TRUE(table.insert(limit - 1, 7));
+    EXPECT_LT(heap - before, size_t{9} * limit);
+    EXPECT_TRUE(table.erase(limit - 1));
+    EXPECT_EQ(table.emplace(1).second, 0u);
 }
 
 } // namespace
