@@ -23,13 +23,26 @@ Status wrong(std::string what)
     return std::unexpected(std::move(what));
 }
 
-// Whether a ring's entries, of that size, lie within its pages.
-bool is_ring_ok(const GuestRing& ring, uint32_t entry_size, uint32_t max_slots)
+// Whether a ring's entries have that size and lie within its pages.
+bool holds_entries(const GuestRing& ring, uint32_t entry_size)
 {
     return ring.entry_size() == entry_size && std::has_single_bit(entry_size) &&
            entry_size <= page_size && std::has_single_bit(ring.slots()) &&
-           ring.slots() <= max_slots &&
            ring.num_pages() >= GuestRing::pages_for(entry_size, ring.slots());
+}
+
+// An event ring may have pages that none of its slots is in (shared_region.cc).
+bool is_event_ring_ok(const GuestRing& ring, uint32_t entry_size)
+{
+    return holds_entries(ring, entry_size) && ring.num_pages() <= max_event_pages;
+}
+
+// A queue's ring has the pages that its entries take, and no more: memory is in proportion
+// to what the guest could have created.
+bool is_ring_ok(const GuestRing& ring, uint32_t entry_size, uint32_t max_slots)
+{
+    return holds_entries(ring, entry_size) && ring.slots() <= max_slots &&
+           ring.num_pages() == GuestRing::pages_for(entry_size, ring.slots());
 }
 
 } // namespace
@@ -75,10 +88,8 @@ Status PvrdmaDevice::load_device(const Section& section)
     if (!read) {
         return read;
     }
-    constexpr uint32_t max_event_slots = 65536;
-    if (device.ready &&
-        (!is_ring_ok(device.async_ring, sizeof(EventEntry), max_event_slots) ||
-         !is_ring_ok(device.cq_notification_ring, sizeof(CqNotification), max_event_slots))) {
+    if (device.ready && (!is_event_ring_ok(device.async_ring, sizeof(EventEntry)) ||
+                         !is_event_ring_ok(device.cq_notification_ring, sizeof(CqNotification)))) {
         return wrong("an event ring does not fit its pages");
     }
     for (uint32_t handle : device.contexts) {

@@ -42,7 +42,7 @@ public:
     }
 
     // Pages that the entries of a ring take.
-    static uint32_t pages_for(uint32_t entry_size, uint32_t slots)
+    static constexpr uint32_t pages_for(uint32_t entry_size, uint32_t slots)
     {
         return static_cast<uint32_t>((uint64_t{entry_size} * slots + 4095) / 4096);
     }

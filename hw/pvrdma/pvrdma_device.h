@@ -32,6 +32,13 @@
 
 namespace rdma {
 
+// The highest that properties may be, where something else depends on it.
+inline constexpr uint32_t max_wr_limit = 32768;
+inline constexpr uint32_t max_cqe_limit = 4194304;
+
+// Most pages of an event ring, state page included. Linux's driver uses 4.
+inline constexpr uint32_t max_event_ring_pages = 64;
+
 // Nothing, or what is wrong: the property by its name and its valid range.
 std::expected<void, std::string> check_config(const PvrdmaConfig& config);
 // The same with no limit above the host device's. Throws std::runtime_error where

@@ -12,9 +12,7 @@ using namespace pvrdma;
 
 namespace {
 
-// Pages of an event ring, state page included. Linux's driver uses 4.
-constexpr uint32_t min_event_ring_pages = 2;
-constexpr uint32_t max_event_ring_pages = 64;
+constexpr uint32_t min_event_ring_pages = 2; // state page included
 
 // The driver masks indices as if its number of slots were a power of two. With
 // 3 pages of entries it is not, and then only as many slots as the lowest set bit

@@ -5,14 +5,22 @@
 // memory and not here.
 #pragma once
 
+#include <algorithm>
+#include <optional>
+
 #include "archive.h"
 #include "pvrdma_device.h"
+#include "queue_abi.h"
 
 namespace rdma::pvrdma {
 
-// Most pages of a ring: those of a QP with the largest WQEs there can be, in
-// the most slots there can be.
-inline constexpr size_t max_ring_pages = 32768;
+// Most pages of a ring: those of the largest CQ there can be; the largest entry of another
+// queue is no larger than a page.
+inline constexpr uint32_t max_ring_pages = GuestRing::pages_for(sizeof(Cqe), max_cqe_limit);
+static_assert(max_ring_pages >= GuestRing::pages_for(page_size, max_wr_limit));
+static_assert(max_ring_pages < page_dir_max_pages);
+// Of an event ring, its state page apart; Linux's driver uses 3.
+inline constexpr uint32_t max_event_pages = max_event_ring_pages - 1;
 
 // What there is once of a device.
 struct DeviceState {
@@ -29,8 +37,9 @@ struct DeviceState {
     std::vector<uint32_t> late_notifications;
 };
 
+// most: pages; where it is not given, those that the entries take, and exactly those.
 template <typename Archive>
-void describe(Archive& a, GuestRing& ring)
+void describe(Archive& a, GuestRing& ring, std::optional<uint32_t> most = {})
 {
     uint64_t state = ring.state();
     uint32_t entry_size = ring.entry_size();
@@ -39,7 +48,8 @@ void describe(Archive& a, GuestRing& ring)
     a.u64("state", state);
     a.u32("entry_size", entry_size);
     a.u32("slots", slots);
-    a.pages("pages", pages, max_ring_pages);
+    a.pages("pages", pages,
+            most.value_or(std::min(GuestRing::pages_for(entry_size, slots), max_ring_pages)));
     if constexpr (Archive::is_reader) {
         ring = GuestRing(state, std::move(pages), entry_size, slots);
     }
@@ -57,8 +67,9 @@ void describe(Archive& a, DeviceState& device)
     a.flag("ready", device.ready);
     a.u64("command_slot", device.command_slot);
     a.u64("response_slot", device.response_slot);
-    a.record("async_ring", [&] { describe(a, device.async_ring); });
-    a.record("cq_notification_ring", [&] { describe(a, device.cq_notification_ring); });
+    a.record("async_ring", [&] { describe(a, device.async_ring, max_event_pages); });
+    a.record("cq_notification_ring",
+             [&] { describe(a, device.cq_notification_ring, max_event_pages); });
     a.list("contexts", device.contexts, 65536,
            [](auto& b, uint32_t& handle) { b.u32("handle", handle); });
     a.list("late_notifications", device.late_notifications, 65536,

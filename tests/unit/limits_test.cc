@@ -272,5 +272,87 @@ TEST_F(Limits, ResetGivesAllMemoryBack)
     EXPECT_EQ(use(), first);
 }
 
+// The highest that properties may be, where the state has something of that size.
+PvrdmaConfig highest()
+{
+    PvrdmaConfig config = WholeDevice::defaults();
+    config.max_qp = 65535;
+    config.max_qp_wr = 32768;
+    config.max_sge = 32;
+    config.max_cq = 65536;
+    config.max_cqe = 4194304;
+    config.max_mr_size = uint64_t{1} << 39;
+    config.max_srq = 65535;
+    config.max_srq_wr = 32768;
+    config.max_srq_sge = 32;
+    config.max_uar = 65536;
+    config.gid_tbl_len = 256;
+    return config;
+}
+
+void expect_saved_and_loaded(WholeDevice& device)
+{
+    device.stop();
+    auto state = device.save();
+    WholeDevice other(number, 1 << 20, highest());
+    other.stop();
+    EXPECT_EQ(other.load(state), "");
+    EXPECT_TRUE(other.save() == state);
+}
+
+TEST(LargestState, TheLargestObjectOfEachKindIsSavedAndLoaded)
+{
+    PvrdmaConfig config = highest();
+    WholeDevice device(number, uint64_t{3} << 29, config);
+    device.bring_up();
+    uint32_t pd = device.create_pd().value();
+    auto cq = device.create_cq(config.max_cqe,
+                               device.queue_pages(WholeDevice::cq_pages(config.max_cqe)));
+    ASSERT_TRUE(cq.has_value());
+    QueueShape shape{qpt_rc, config.max_qp_wr, config.max_qp_wr, config.max_sge};
+    ASSERT_TRUE(device.create_qp(shape, pd, cq->handle, device.qp_pages(shape)).has_value());
+    QueuePages srq_pages = device.queue_pages(shape.recv_pages());
+    CmdCreateSrq srq{.pdir_dma = srq_pages.directory,
+                     .pd_handle = pd,
+                     .nchunks = srq_pages.count,
+                     .attrs = {.max_wr = config.max_srq_wr, .max_sge = config.max_srq_sge}};
+    ASSERT_EQ(device.execute(cmd_create_srq, srq), 0);
+    // A page directory's.
+    constexpr uint64_t pages = page_dir_max_pages;
+    ASSERT_TRUE(device.register_memory(pd, 0, pages * page_size,
+                                       device.ram.directory(Ram::base, pages)).has_value());
+    for (uint32_t index = 1; index < config.gid_tbl_len; ++index) {
+        CmdCreateBind bind{.mtu = 4500, .index = index, .gid_type = gid_type_v2};
+        bind.gid[15] = static_cast<uint8_t>(index);
+        ASSERT_EQ(device.execute(cmd_create_bind, bind), 0);
+    }
+    expect_saved_and_loaded(device);
+}
+
+TEST(LargestState, TheMostObjectsAreSavedAndLoaded)
+{
+    PvrdmaConfig config = highest();
+    WholeDevice device(number, 64 << 20, config);
+    device.bring_up();
+    uint32_t pd = device.create_pd().value();
+    QueuePages cq_pages = device.queue_pages(1);
+    QueuePages srq_pages = device.queue_pages(1);
+    QueueShape shape;
+    QueuePages qp_pages = device.qp_pages(shape);
+    for (uint32_t i = 0; i < config.max_cq; ++i) {
+        ASSERT_TRUE(device.create_cq(64, cq_pages).has_value());
+    }
+    for (uint32_t i = 0; i < config.max_srq; ++i) {
+        ASSERT_TRUE(device.create_srq(pd, 64, srq_pages).has_value());
+    }
+    for (uint32_t i = special_qps; i < config.max_qp; ++i) {
+        ASSERT_TRUE(device.create_qp(shape, pd, 0, qp_pages).has_value());
+    }
+    for (uint32_t i = 1; i < config.max_uar; ++i) {
+        ASSERT_EQ(device.execute(cmd_create_uc, CmdCreateUc{}), 0);
+    }
+    expect_saved_and_loaded(device);
+}
+
 } // namespace
 } // namespace rdma::test

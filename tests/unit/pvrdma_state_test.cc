@@ -9,6 +9,7 @@
 #include "archive.h"
 #include "device_state.h"
 #include "pvrdma_guest.h"
+#include "hw/pvrdma/state_fields.h"
 
 namespace rdma::test {
 namespace {
@@ -229,6 +230,91 @@ TEST_F(PvrdmaState, objects_that_one_side_lacks_are_refused)
     status = load_state({DeviceKind::pvrdma, "roce", other, guest.backend, new_stats}, bytes, true);
     ASSERT_FALSE(status.has_value());
     EXPECT_NE(status.error().find("section pvrdma-qp: QP"), std::string::npos) << status.error();
+}
+
+// A ring's pages are a few bytes of a stream, however many they are.
+TEST_F(PvrdmaState, rings_with_more_pages_than_their_entries_take_are_refused)
+{
+    guest.set_up();
+    ModelSrq srq = guest.create_srq(8, 2);
+    guest.create_qp({});
+    guest.create_qp({.srq = srq.handle});
+    auto bytes = saved();
+    auto widen = [](GuestRing& ring, uint32_t to) {
+        std::vector<uint64_t> pages;
+        for (uint64_t i = 0; i < to; ++i) {
+            pages.push_back(i * page_size);
+        }
+        ring = GuestRing(ring.state(), std::move(pages), ring.entry_size(), ring.slots());
+    };
+    // The stream with one ring changed: widened(kind, fn) of each section of that kind.
+    auto error_of = [&](SectionKind kind, unsigned which, auto&& change) {
+        StreamWriter changed(DeviceKind::pvrdma);
+        auto reader = migration::StreamReader::open(bytes, DeviceKind::pvrdma);
+        while (auto section = reader->next()) {
+            if (section->kind == kind && which-- == 0) {
+                changed.section(kind, [&](auto& a) { change(*section, a); });
+            } else {
+                changed.section(section->kind, [&](auto& a) { a.bytes("", section->body); });
+            }
+        }
+        PvrdmaDevice device(guest.config, new_host, guest.memory, guest.backend, new_stats);
+        Status status = load_state({DeviceKind::pvrdma, "roce", device, guest.backend, new_stats},
+                                   changed.finish(), true);
+        return status ? std::string() : status.error();
+    };
+    auto of_object = [&]<typename Object>(Object object, auto&& change) {
+        return [=](const migration::Section& section, auto& a) mutable {
+            uint32_t handle = 0;
+            EXPECT_TRUE(migration::read_section(
+                section, [&](auto& b) { describe(b, handle, object); }).has_value());
+            change(object);
+            describe(a, handle, object);
+        };
+    };
+    using Qp = PvrdmaDevice::Qp;
+    const std::string too_many = "field 'pages' has too many pages";
+    auto in = [&](const char* name) { return std::string("section ") + name + ": " + too_many; };
+    for (uint32_t more : {300u, 32768u}) {
+        EXPECT_EQ(error_of(SectionKind::pvrdma_qp, 0,
+                           of_object(Qp{}, [&](Qp& qp) { widen(qp.sq, more); })),
+                  in("pvrdma-qp"));
+        EXPECT_EQ(error_of(SectionKind::pvrdma_qp, 0,
+                           of_object(Qp{}, [&](Qp& qp) { widen(qp.rq, more); })),
+                  in("pvrdma-qp"));
+        EXPECT_EQ(error_of(SectionKind::pvrdma_qp, 1,
+                           of_object(Qp{}, [&](Qp& qp) { widen(qp.rq, more); })),
+                  in("pvrdma-qp")) << "of a QP that has no receive queue";
+        EXPECT_EQ(error_of(SectionKind::pvrdma_cq, 0,
+                           of_object(PvrdmaDevice::Cq{},
+                                     [&](PvrdmaDevice::Cq& cq) { widen(cq.ring, more); })),
+                  in("pvrdma-cq"));
+        EXPECT_EQ(error_of(SectionKind::pvrdma_srq, 0,
+                           of_object(PvrdmaDevice::Srq{},
+                                     [&](PvrdmaDevice::Srq& s) { widen(s.ring, more); })),
+                  in("pvrdma-srq"));
+    }
+    // Fewer leave entries without a page.
+    EXPECT_NE(error_of(SectionKind::pvrdma_qp, 0, of_object(Qp{}, [&](Qp& qp) { widen(qp.sq, 0); })),
+              "");
+    auto of_device = [&](auto&& change) {
+        return [=](const migration::Section& section, auto& a) {
+            pvrdma::DeviceState state;
+            EXPECT_TRUE(
+                migration::read_section(section, [&](auto& b) { describe(b, state); }).has_value());
+            change(state);
+            describe(a, state);
+        };
+    };
+    EXPECT_EQ(error_of(SectionKind::pvrdma_device, 0,
+                       of_device([&](pvrdma::DeviceState& d) { widen(d.async_ring, 64); })),
+              in("pvrdma-device"));
+    EXPECT_EQ(error_of(SectionKind::pvrdma_device, 0,
+                       of_device([&](pvrdma::DeviceState& d) { widen(d.cq_notification_ring, 64); })),
+              in("pvrdma-device"));
+    EXPECT_EQ(error_of(SectionKind::pvrdma_device, 0,
+                       of_device([&](pvrdma::DeviceState& d) { widen(d.async_ring, 63); })),
+              "");
 }
 
 } // namespace
