@@ -57,6 +57,7 @@ struct Context {
     int64_t now = 0; // nanoseconds; set by the engine before each piece of work
 
     bool link_blocked = false;
+    bool resting = false; // Engine::set_resting
     // Frames to our own addresses, on their way back in.
     static constexpr size_t max_loopback = 64; // frames
     GrowingRing<std::vector<uint8_t>> loopback;
@@ -72,7 +73,10 @@ struct Context {
     SlotPool<Response> response_slots{max_idle_slots};
 
     // Whether emit() may be called.
-    bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
+    bool can_emit() const
+    {
+        return !resting && !link_blocked && loopback.size() < max_loopback;
+    }
 
     // Begins a frame along path in builder (see FrameBuilder::begin).
     FrameBuilder& begin_frame(const Path& path, uint8_t opcode, uint32_t destination_qp,
@@ -83,7 +87,9 @@ struct Context {
         return builder;
     }
 
-    // Sends the frame in builder, whose packets go along path.
+    // Sends the frame in builder, whose packets go along path. Last in what a QP does for a
+    // packet: a network that delivers at once may have the VM stopped, and saved, within
+    // send(), so that nothing of the QP may be half done then or be done afterwards.
     void emit(const Path& path)
     {
         auto frame = builder.finish();

@@ -20,7 +20,8 @@ bool Datagram::transmit(QueuePair& qp)
         return false;
     }
     ibv_wc_status status = IBV_WC_SUCCESS;
-    bool sent = send(qp, qp.req.sq.front(), status);
+    Path path;
+    bool built = build(qp, qp.req.sq.front(), path, status);
     if (status != IBV_WC_SUCCESS) {
         // 10.3.1.7: an error of a UD send queue stops that queue only; the
         // standard's SQE state. What follows is flushed.
@@ -29,13 +30,14 @@ bool Datagram::transmit(QueuePair& qp)
         flush_send_queue(_ctx, qp);
         return false;
     }
-    if (sent) {
+    if (built) {
         complete_send(_ctx, qp, IBV_WC_SUCCESS);
+        _ctx.emit(path);
     }
-    return sent;
+    return built;
 }
 
-bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
+bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_status& status)
 {
     status = wqe.status;
     if (status != IBV_WC_SUCCESS) {
@@ -51,7 +53,7 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         status = IBV_WC_LOC_LEN_ERR;
         return false;
     }
-    Path path = _ctx.path_of(wqe.av, qp.qpn, wqe.remote_qpn);
+    path = _ctx.path_of(wqe.av, qp.qpn, wqe.remote_qpn);
     if (!path.valid()) {
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
@@ -75,7 +77,6 @@ bool Datagram::send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status)
         note_connection(payload);
     }
     qp.req.next_psn = psn_add(qp.req.next_psn, 1);
-    _ctx.emit(path);
     return true;
 }
 

@@ -17,7 +17,8 @@ public:
 
 private:
     void note_connection(std::span<const std::byte> mad);
-    bool send(QueuePair& qp, const SendWqe& wqe, ibv_wc_status& status);
+    // The frame of a request, in the context's builder, and where it goes.
+    bool build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_status& status);
 
     Context& _ctx;
     Requester& _requester;

@@ -199,7 +199,7 @@ bool Engine::answer(unsigned& budget)
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
-    while (budget > 0) {
+    while (budget > 0 && !_ctx.resting) {
         if (!_ctx.overrun_cqs.empty()) {
             fail_qps_of_overrun_cqs();
         }

@@ -37,8 +37,9 @@ public:
     // Whether run() has anything to do.
     bool has_work() const
     {
-        return !_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
-               ((!_ctx.answering.empty() || !_ctx.ready.empty()) && _ctx.can_emit());
+        return !_ctx.resting &&
+               (!_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
+                ((!_ctx.answering.empty() || !_ctx.ready.empty()) && _ctx.can_emit()));
     }
     // Sends at most budget packets. True: there is more to send and the link
     // takes it.
@@ -46,9 +47,14 @@ public:
     // After Link::send has returned false.
     void tx_ready() { _ctx.link_blocked = false; }
 
+    // While it rests, run() does nothing; one that is under way, of whose packets one has led
+    // here, leaves after that packet.
+    void set_resting(bool resting) { _ctx.resting = resting; }
+    bool is_resting() const { return _ctx.resting; }
+
     // The VM stops, and guest memory rests with it: packets of the device to
     // itself are taken in, and nothing but receive_stopped() is called any more
-    // until start().
+    // until start(). May be called from Link::send, within run().
     void stop(int64_t now);
     // A frame for which wants() was true while stopped: a peer's request is
     // answered with RNR NAK, which does not use up the peer's retry counter

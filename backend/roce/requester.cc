@@ -357,7 +357,6 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     if (last) {
         ++req.cursor;
     }
-    _ctx.emit(qp.path);
     if (!qp.is_reliable()) {
         // UC: sent is done (9.8.2.1).
         req.una_psn = req.send_psn;
@@ -365,6 +364,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     } else if (req.timer.deadline == no_deadline) {
         restart_timer(qp);
     }
+    _ctx.emit(qp.path);
     return true;
 }
 

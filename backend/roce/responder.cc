@@ -584,8 +584,8 @@ bool Responder::transmit(QueuePair& qp)
                                                       : _ctx.stats.error_naks_sent);
             resp.ack_pending = false;
         }
+        resp.responses.pop_front(); // its slot stays as it is
         send_acknowledge(qp, response.psn, response.syndrome);
-        resp.responses.pop_front();
         return true;
     case Response::Kind::atomic:
         _ctx.begin_frame(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
@@ -616,11 +616,11 @@ bool Responder::transmit(QueuePair& qp)
         uint32_t psn = response.psn;
         resp.responses.clear();
         ++_ctx.stats.error_naks_sent;
-        send_acknowledge(qp, psn, aeth_nak_remote_access);
         if (qp.can_receive()) {
             _ctx.client->async_event(IBV_EVENT_QP_ACCESS_ERR, qp.id);
             enter_error(_ctx, qp);
         }
+        send_acknowledge(qp, psn, aeth_nak_remote_access);
         return true;
     }
     response.started = true;

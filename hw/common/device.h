@@ -36,6 +36,9 @@ public:
     virtual ~Device() = default;
     // As after power-on; also resets the backend.
     virtual void reset() = 0;
+    // Something of it has failed, and may be half done: the guest is told by
+    // IBV_EVENT_DEVICE_FATAL; all its objects are gone, the backend's too. It can be set up anew.
+    virtual void fail() = 0;
     virtual uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) = 0;
     virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
     // The NIC's carrier has changed: port events.

@@ -5,14 +5,35 @@
 
 namespace rdma {
 
+namespace {
+
+// The engine is sending, until the end of the scope.
+class Running {
+public:
+    explicit Running(bool& running) : _running(running) { _running = true; }
+    ~Running() { _running = false; }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+
+private:
+    bool& _running;
+};
+
+} // namespace
+
 bool Executor::receive(std::span<const uint8_t> frame)
 {
     if (!_engine->wants(frame)) {
         return false;
     }
     if (_stopped) {
-        if (_refuse) {
-            _engine->receive_stopped(frame);
+        // Within the send of a refusal: no further one, and its frame stays as it is.
+        if (_refuse && !_running) {
+            {
+                Running running(_running);
+                _engine->receive_stopped(frame);
+            }
+            run(); // where that has led to start()
         } else {
             ++_stats.drop_stopped;
         }
@@ -34,8 +55,8 @@ bool Executor::receive(std::span<const uint8_t> frame)
 void Executor::timer()
 {
     _deadline = roce::no_deadline;
-    if (_stopped) {
-        return; // start() sets it again
+    if (_stopped || _running) {
+        return; // start(), or the run that is under way, sets it again
     }
     _engine->advance(_ops.now(_opaque));
     run();
@@ -62,24 +83,31 @@ void Executor::run()
     if (_running || _stopped) {
         return;
     }
-    _running = true;
-    int64_t now = _ops.now(_opaque);
-    unsigned left = budget;
-    do {
-        take_waiting(now);
-        unsigned share = std::min(left, 64u);
-        _engine->run(now, share);
-        left -= share;
-    } while (left > 0 && (_engine->has_work() || !_waiting.empty()));
-    _running = false;
-    update_timer();
+    {
+        Running running(_running);
+        unsigned left = budget;
+        do {
+            int64_t now = _ops.now(_opaque);
+            take_waiting(now);
+            unsigned share = std::min(left, 64u);
+            _engine->run(now, share);
+            left -= share;
+        } while (left > 0 && has_work());
+    }
+    if (!_stopped) {
+        update_timer();
+    }
+}
+
+bool Executor::has_work() const
+{
+    return _engine->has_work() || (!_engine->is_resting() && !_waiting.empty());
 }
 
 void Executor::update_timer()
 {
     // Out of budget with work left: go on from the timer, at once.
-    int64_t deadline =
-        _engine->has_work() || !_waiting.empty() ? _ops.now(_opaque) : _engine->next_deadline();
+    int64_t deadline = has_work() ? _ops.now(_opaque) : _engine->next_deadline();
     // Setting a timer may wake another thread: one that comes early (an answer
     // has moved the deadline) is left to come.
     if (deadline < _deadline) {
@@ -91,7 +119,9 @@ void Executor::update_timer()
 void Executor::reset()
 {
     _waiting.clear();
+    _engine->set_resting(_stopped);
     _engine->tx_ready();
+    _deadline = roce::no_deadline; // of before
     update_timer();
 }
 
@@ -102,6 +132,7 @@ void Executor::stop(bool refuse)
         int64_t now = _ops.now(_opaque);
         take_waiting(now);
         _engine->stop(now);
+        _engine->set_resting(true);
         _stopped = true;
     }
 }
@@ -110,6 +141,7 @@ void Executor::start()
 {
     if (_stopped) {
         _stopped = false;
+        _engine->set_resting(false);
         _engine->start(_ops.now(_opaque));
         // A timer of before the stop is of no meaning any more.
         _deadline = roce::no_deadline;

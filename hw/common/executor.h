@@ -38,8 +38,11 @@ public:
     }
     // After reset of the engine: forgets what waits.
     void reset();
+    // A reset is to follow, as soon as the call is over that has led here.
+    void halt() { _engine->set_resting(true); }
     // The engine rests from stop() to start(); refuse: peers' requests are
-    // answered with RNR NAK meanwhile (Engine::receive_stopped).
+    // answered with RNR NAK meanwhile (Engine::receive_stopped). Both may come from within
+    // send_packet.
     void stop(bool refuse);
     void start();
     bool is_stopped() const { return _stopped; }
@@ -50,6 +53,7 @@ public:
 
 private:
     void run();
+    bool has_work() const;
     void take_waiting(int64_t now);
     void update_timer();
 
@@ -59,7 +63,7 @@ private:
     // within its send), kept until it is done.
     static constexpr size_t max_waiting = 256;
 
-    const RdmaHostOps _ops;
+    const RdmaHostOps& _ops;
     void* _opaque;
     Statistics& _stats;
     roce::Engine* _engine = nullptr;

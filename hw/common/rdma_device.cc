@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The C boundary: puts a device, its memory, its backend and its executor
-// together. No exception crosses it.
+// together. No exception crosses it, and what a callback of the host's leads to waits
+// until the device is in order again.
 #include "rdma_device.h"
 
 #include <algorithm>
 #include <bit>
+#include <climits>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "device.h"
 #include "device_state.h"
@@ -22,6 +28,27 @@
 #include "verbs_runner.h"
 
 using namespace rdma;
+
+namespace {
+
+// A host that is gone: nothing leads to it.
+constexpr RdmaHostOps no_host{
+    .now = [](void*) { return int64_t{0}; },
+    .set_timer = [](void*, int64_t) {},
+    .send_packet = [](void*, const uint8_t*, size_t) { return false; },
+    .raise_irq = [](void*, unsigned) {},
+    .set_intx = [](void*, bool) {},
+    .mark_dirty = [](void*, uint64_t, uint64_t) {},
+    .nic_info = [](void*, RdmaNicInfo*) {},
+    .poll_idle = [](void*) {},
+    .poll_end = [](void*) {},
+    .log = [](void*, int, const char*) {},
+};
+
+// What waits for the end of the outermost call; each takes the place of those before it.
+enum class Pending { nothing, failure, reset, end };
+
+} // namespace
 
 struct RdmaDevice final : DeviceHost {
     using MakeRunner = std::function<std::unique_ptr<Runner>(RdmaDevice&)>;
@@ -34,15 +61,18 @@ struct RdmaDevice final : DeviceHost {
         runner->set_client(pvrdma);
     }
 
-    ~RdmaDevice()
+    void raise_irq(unsigned vector) override
     {
-        if (destroyed) {
-            *destroyed = true;
+        if (pending < Pending::reset) {
+            due_irqs |= 1u << vector;
         }
     }
-
-    void raise_irq(unsigned vector) override { due_irqs |= 1u << vector; }
-    void set_intx(bool level) override { ops.set_intx(opaque, level); }
+    void set_intx(bool level) override
+    {
+        if (pending < Pending::reset) {
+            ops.set_intx(opaque, level);
+        }
+    }
     RdmaNicInfo nic_info() override
     {
         RdmaNicInfo info{};
@@ -56,15 +86,36 @@ struct RdmaDevice final : DeviceHost {
         ops.log(opaque, level, std::string(message).c_str());
     }
 
-    const RdmaHostOps ops;
+    // What is under way does no more from now on.
+    void defer(Pending what)
+    {
+        pending = std::max(pending, what);
+        runner->halt();
+        if (pending >= Pending::reset) {
+            due_irqs = 0;
+        }
+        if (pending == Pending::end) {
+            ops = no_host;
+            memory.set_table({});
+            memory.set_dirty_log(false, nullptr, nullptr);
+        }
+    }
+
+    RdmaHostOps ops;
     void* opaque;
     GuestMemory memory;
     Statistics stats;
     std::unique_ptr<Runner> runner;
     PvrdmaDevice pvrdma;
-    bool busy = false;         // a call is under way
-    uint32_t due_irqs = 0;     // a bit for each vector
-    bool* destroyed = nullptr; // set when the device ends while it delivers interrupts
+    bool busy = false;     // a call is under way
+    uint32_t due_irqs = 0; // a bit for each vector
+    Pending pending = Pending::nothing;
+    // Whether the VM is to be stopped, and rnr_nak then, after what is pending.
+    struct RunState {
+        bool stopped;
+        bool rnr_nak;
+    };
+    std::optional<RunState> pending_run_state;
 };
 
 namespace {
@@ -94,6 +145,9 @@ bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, c
 {
     std::string message;
     try {
+        if (with_state && device->busy) {
+            throw std::runtime_error("the device is at work");
+        }
         if (with_state) {
             rdma_device_reset(device);
         }
@@ -105,17 +159,64 @@ bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, c
     } catch (const std::exception& e) {
         message = e.what(); // no memory for what the state asks for
     }
-    if (with_state) {
+    if (with_state && !device->busy) {
         rdma_device_reset(device);
     }
     *error = strdup(message.c_str());
     return false;
 }
 
+// Without memory of its own: there may be none.
+void report_failure(RdmaDevice* device, const std::exception& e)
+{
+    char message[256];
+    snprintf(message, sizeof(message), "%s: %s",
+             device->runner->is_stopped()
+                 ? "a call of an RDMA device, which is stopped, has failed"
+                 : "an RDMA device has failed, until its driver sets it up anew",
+             e.what());
+    device->ops.log(device->opaque, RDMA_LOG_ERROR, message);
+}
+
+// Runs fn(). Where that throws (no memory, no thread), what it was about may be half done,
+// and the device fails. One that is stopped changes nothing that is saved; what is of no use
+// after that is lost, as a packet is.
+template <typename Fn>
+void guarded(RdmaDevice* device, Fn&& fn)
+{
+    try {
+        fn();
+    } catch (const std::exception& e) {
+        report_failure(device, e);
+        if (!device->runner->is_stopped()) {
+            device->defer(Pending::failure);
+        }
+    }
+}
+
+void reset_now(RdmaDevice* device)
+{
+    device->due_irqs = 0;
+    device->pvrdma.reset();
+    device->runner->reset();
+}
+
+void set_run_state(RdmaDevice* device, RdmaDevice::RunState state)
+{
+    if (state.stopped) {
+        device->runner->stop(state.rnr_nak);
+    } else if (device->runner->is_stopped()) {
+        device->pvrdma.start();
+        device->runner->start();
+    }
+}
+
 // One call of the host. Interrupts raised in it go out at its end, when nothing
 // of the device's is half done: the guest says where an MSI message is written,
 // and that may be the device's own registers, or a register of the bridge that
-// resets or removes the device.
+// resets or removes the device. That may also come of a frame that is sent, in the
+// middle of it: the reset, or the end, waits for the end of the outermost call, and
+// what is under way leaves at once.
 class Call {
 public:
     explicit Call(RdmaDevice* device) : _device(device), _outer(!device->busy)
@@ -124,8 +225,23 @@ public:
     }
     ~Call()
     {
-        if (_outer && deliver()) {
-            _device->busy = false;
+        if (!_outer) {
+            return;
+        }
+        // Delivering leads to what is pending, and a failure to an interrupt. The rest
+        // of what feeds itself goes on from the timer.
+        unsigned left = max_irqs;
+        while (settle()) {
+            if (left > 0) {
+                deliver(left);
+            }
+            if (_device->pending == Pending::nothing) {
+                if (_device->due_irqs != 0) {
+                    _device->ops.set_timer(_device->opaque, _device->ops.now(_device->opaque));
+                }
+                _device->busy = false;
+                return;
+            }
         }
     }
     Call(const Call&) = delete;
@@ -133,28 +249,76 @@ public:
 
     // False: the call comes out of another one.
     bool outer() const { return _outer; }
-
-private:
-    // False: the device is no more.
-    bool deliver()
+    // Raises the interrupts that are due, left at most.
+    void deliver(unsigned& left)
     {
-        bool destroyed = false;
-        _device->destroyed = &destroyed;
-        while (_device->due_irqs != 0) {
+        while (_device->due_irqs != 0 && _device->pending == Pending::nothing && left > 0) {
             auto vector = static_cast<unsigned>(std::countr_zero(_device->due_irqs));
             _device->due_irqs &= _device->due_irqs - 1;
+            --left;
             _device->ops.raise_irq(_device->opaque, vector);
-            if (destroyed) {
-                return false;
-            }
         }
-        _device->destroyed = nullptr;
+    }
+    // Within one call.
+    static constexpr unsigned max_irqs = 16;
+
+private:
+    // Carries out what is pending. False: the device is no more.
+    bool settle()
+    {
+        Pending pending = std::exchange(_device->pending, Pending::nothing);
+        if (pending == Pending::end) {
+            delete _device;
+            return false;
+        }
+        try {
+            if (pending == Pending::reset || (pending == Pending::failure && is_stopping())) {
+                reset_now(_device);
+            } else if (pending == Pending::failure) {
+                _device->pvrdma.fail();
+                _device->runner->reset();
+            }
+            if (auto state = std::exchange(_device->pending_run_state, std::nullopt)) {
+                set_run_state(_device, *state);
+            }
+        } catch (const std::exception& e) {
+            report_failure(_device, e);
+        }
         return true;
+    }
+    // Guest memory is to be left alone.
+    bool is_stopping() const
+    {
+        return _device->pending_run_state ? _device->pending_run_state->stopped
+                                          : _device->runner->is_stopped();
     }
 
     RdmaDevice* _device;
     bool _outer;
 };
+
+// A call that does fn(call), unless the device waits for its reset or end.
+template <typename Fn>
+void enter(RdmaDevice* device, Fn&& fn)
+{
+    Call call(device);
+    if (device->pending == Pending::nothing) {
+        guarded(device, [&] { fn(call); });
+    }
+}
+
+// The same for an access to a BAR, which is ignored where it comes out of another call.
+template <typename Fn>
+void access_bar(RdmaDevice* device, Fn&& fn)
+{
+    enter(device, [&](Call& call) {
+        if (call.outer()) {
+            fn();
+        } else {
+            ++device->stats.guest_register_errors;
+        }
+    });
+}
 
 // make() with a good configuration; null, with *error set, where that fails.
 template <typename Make>
@@ -207,32 +371,48 @@ int rdma_device_event_fd(RdmaDevice* device)
 
 void rdma_device_events(RdmaDevice* device)
 {
-    Call call(device);
-    device->runner->handle_events();
+    enter(device, [&](Call&) { device->runner->handle_events(); });
 }
 
 void rdma_device_stop(RdmaDevice* device, bool rnr_nak)
 {
     Call call(device);
-    device->runner->stop(rnr_nak);
+    if (device->pending == Pending::nothing) {
+        guarded(device, [&] { device->runner->stop(rnr_nak); });
+    }
+    if (device->pending != Pending::nothing) {
+        device->pending_run_state = {true, rnr_nak};
+        return;
+    }
+    // No interrupt comes from a stopped device: those that are due come now, though
+    // this call be within another one.
+    unsigned all = UINT_MAX;
+    call.deliver(all);
 }
 
 void rdma_device_start(RdmaDevice* device)
 {
     Call call(device);
-    if (device->runner->is_stopped()) {
-        device->runner->start();
-        device->pvrdma.start();
+    if (device->pending == Pending::nothing) {
+        guarded(device, [&] { set_run_state(device, {false, false}); });
+    } else {
+        device->pending_run_state = {false, false};
     }
 }
 
 bool rdma_device_can_migrate(RdmaDevice* device, char** error)
 {
-    auto obstacle = device->runner->migration_obstacle();
-    if (obstacle) {
-        *error = strdup(obstacle->c_str());
+    try {
+        auto obstacle = device->runner->migration_obstacle();
+        if (obstacle) {
+            *error = strdup(obstacle->c_str());
+            return false;
+        }
+        return true;
+    } catch (const std::exception& e) {
+        *error = strdup(e.what());
+        return false;
     }
-    return !obstacle;
 }
 
 bool rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error)
@@ -257,41 +437,44 @@ bool rdma_device_check_config(RdmaDevice* device, const uint8_t* state, size_t s
 
 void rdma_device_destroy(RdmaDevice* device)
 {
-    delete device;
+    if (device) {
+        Call call(device);
+        device->defer(Pending::end);
+    }
 }
 
 void rdma_device_reset(RdmaDevice* device)
 {
-    device->due_irqs = 0;
-    device->pvrdma.reset();
-    device->runner->reset();
+    Call call(device);
+    device->defer(Pending::reset);
 }
 
 uint64_t rdma_device_bar_read(RdmaDevice* device, unsigned bar, uint64_t offset, unsigned size)
 {
-    Call call(device);
-    if (!call.outer()) {
-        ++device->stats.guest_register_errors;
-        return 0;
-    }
-    return device->pvrdma.bar_read(bar, offset, size);
+    uint64_t value = 0;
+    access_bar(device, [&] { value = device->pvrdma.bar_read(bar, offset, size); });
+    return value;
 }
 
 void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, uint64_t value,
                            unsigned size)
 {
-    Call call(device);
-    if (!call.outer()) {
-        ++device->stats.guest_register_errors;
-        return;
-    }
-    device->pvrdma.bar_write(bar, offset, static_cast<uint32_t>(value), size);
-    device->runner->run_if_needed();
+    access_bar(device, [&] {
+        device->pvrdma.bar_write(bar, offset, static_cast<uint32_t>(value), size);
+        device->runner->run_if_needed();
+    });
 }
 
 void rdma_device_set_memory(RdmaDevice* device, const RdmaMemoryRegion* regions, size_t count)
 {
-    device->memory.set_table({regions, count});
+    try {
+        device->memory.set_table({regions, count});
+    } catch (const std::exception& e) {
+        device->memory.set_table({}); // nothing of the old one is used
+        report_failure(device, e);
+        Call call(device);
+        device->defer(Pending::failure);
+    }
 }
 
 void rdma_device_set_dirty_log(RdmaDevice* device, bool on)
@@ -301,34 +484,36 @@ void rdma_device_set_dirty_log(RdmaDevice* device, bool on)
 
 bool rdma_device_receive(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
-    Call call(device);
-    return device->runner->receive({frame, size});
+    bool consumed = false;
+    enter(device, [&](Call&) { consumed = device->runner->receive({frame, size}); });
+    return consumed;
 }
 
 void rdma_device_observe_sent(RdmaDevice* device, const uint8_t* frame, size_t size)
 {
-    device->runner->observe_sent({frame, std::min<size_t>(size, RDMA_OBSERVED_BYTES)});
+    enter(device, [&](Call&) {
+        device->runner->observe_sent({frame, std::min<size_t>(size, RDMA_OBSERVED_BYTES)});
+    });
 }
 
 void rdma_device_tx_ready(RdmaDevice* device)
 {
-    Call call(device);
-    device->runner->tx_ready();
+    enter(device, [&](Call&) { device->runner->tx_ready(); });
 }
 
 void rdma_device_timer(RdmaDevice* device)
 {
-    Call call(device);
-    device->runner->timer();
+    enter(device, [&](Call&) { device->runner->timer(); });
 }
 
 void rdma_device_link_changed(RdmaDevice* device)
 {
-    Call call(device);
-    // While the VM is stopped, start() finds out.
-    if (!device->runner->is_stopped()) {
-        device->pvrdma.link_changed();
-    }
+    enter(device, [&](Call&) {
+        // While the VM is stopped, start() finds out.
+        if (!device->runner->is_stopped()) {
+            device->pvrdma.link_changed();
+        }
+    });
 }
 
 void rdma_device_statistics(RdmaDevice* device,

@@ -19,6 +19,11 @@
 extern "C" {
 #endif
 
+/*
+ * Where the device runs out of the host's memory or threads in a call, that call fails, and
+ * with it the device: it says so through log, its guest gets IBV_EVENT_DEVICE_FATAL, and all
+ * its objects are gone until the driver sets it up anew.
+ */
 typedef struct RdmaDevice RdmaDevice;
 
 /* BARs of the PVRDMA function (BAR 0, MSI-X, stays with the hypervisor). */
@@ -55,12 +60,18 @@ typedef struct RdmaNicInfo {
 enum { RDMA_LOG_ERROR, RDMA_LOG_WARNING, RDMA_LOG_GUEST_ERROR, RDMA_LOG_TRACE };
 
 /*
- * What the host lends to the device. No callback may be NULL. Callbacks must
- * not call back into the device, with two exceptions. send_packet may lead to
- * rdma_device_receive(): the device queues such a packet. raise_irq, which is
- * called last in whatever call it belongs to, may lead to anything, for a guest
- * can have an MSI message written to any address: accesses to the device's own
- * BARs are then ignored, reset and destroy are carried out.
+ * What the host lends to the device. No callback may be NULL. raise_irq and
+ * send_packet may lead back to any function below but save and load: a guest can have an
+ * MSI message written to any address, and a network that delivers within its send has
+ * another card of the guest raise one. What comes within a call does this:
+ *  - accesses to the device's BARs are ignored;
+ *  - a packet that comes within send_packet is queued;
+ *  - memory, dirty log, stop and start take effect at once;
+ *  - after reset and destroy the device neither reads nor writes guest memory, sends
+ *    nothing and raises no interrupt; what is left of it goes at the end of the outermost
+ *    call. After destroy there is no callback any more: what opaque points to may be freed.
+ * tx_ready must not come before the send_packet that it belongs to has returned.
+ * All other callbacks must not call back into the device.
  */
 typedef struct RdmaHostOps {
     /* Monotonic time in nanoseconds that stands still while the VM is
@@ -151,6 +162,7 @@ RdmaDevice *pvrdma_device_create(const PvrdmaConfig *config, const RdmaHostOps *
  */
 RdmaDevice *pvrdma_device_create_verbs(const PvrdmaConfig *config, const RdmaHostPortConfig *port,
                                        const RdmaHostOps *ops, void *opaque, char **error);
+/* Ends the device; NULL is none. */
 void rdma_device_destroy(RdmaDevice *device);
 
 /*
@@ -160,7 +172,7 @@ void rdma_device_destroy(RdmaDevice *device);
 int rdma_device_event_fd(RdmaDevice *device);
 void rdma_device_events(RdmaDevice *device);
 
-/* Cold reset: as after power-on. Guest memory is not touched. */
+/* Cold reset: as after power-on. Guest memory is not touched. Whether it is stopped stays. */
 void rdma_device_reset(RdmaDevice *device);
 
 uint64_t rdma_device_bar_read(RdmaDevice *device, unsigned bar, uint64_t offset, unsigned size);

@@ -33,6 +33,8 @@ public:
     virtual void run_if_needed() {}
     // After a reset of the backend: forgets what waits.
     virtual void reset() {}
+    // A reset or the end follows when the call that is under way is over: it does no more.
+    virtual void halt() {}
     // The backend rests from stop() to start(). refuse_peers: as
     // rdma_device_stop's rnr_nak.
     virtual void stop(bool refuse_peers) = 0;
@@ -50,6 +52,7 @@ public:
     virtual void handle_events() {}
 };
 
+// ops: stay where they are, and may become others.
 std::unique_ptr<Runner> make_roce_runner(const Limits& limits, const RdmaHostOps& ops, void* opaque,
                                          GuestMemory& memory, Statistics& stats);
 

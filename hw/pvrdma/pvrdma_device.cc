@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "capabilities.h"
+
 namespace rdma {
 
 using namespace pvrdma;
@@ -33,6 +35,13 @@ void PvrdmaDevice::reset()
     _dsr_address = 0;
     _error = 0;
     _interrupts.reset();
+}
+
+void PvrdmaDevice::fail()
+{
+    async_event(IBV_EVENT_DEVICE_FATAL, port_number);
+    drop_shared_region();
+    _error = EIO;
 }
 
 ObjectCounts PvrdmaDevice::object_counts() const

@@ -55,6 +55,7 @@ public:
                  Backend& backend, Statistics& stats);
 
     void reset() override;
+    void fail() override;
     uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) override;
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     void link_changed() override;

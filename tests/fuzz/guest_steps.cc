@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace rdma::fuzz {
 
@@ -146,6 +147,23 @@ void GuestSteps::reset()
     if (_data.ConsumeBool()) {
         _m.bring_up();
     }
+    forget_objects();
+}
+
+void GuestSteps::plug_again(std::optional<uint8_t> peer_host)
+{
+    auto on_irq = std::exchange(_m.on_irq, nullptr);
+    auto on_send = std::exchange(_m.on_send, nullptr);
+    _m.plug();
+    forget_objects();
+    _m.bring_up();
+    set_up_program(peer_host);
+    _m.on_irq = std::move(on_irq);
+    _m.on_send = std::move(on_send);
+}
+
+void GuestSteps::forget_objects()
+{
     for (auto* handles : {&_pds, &_cqs, &_mrs, &_srqs, &_contexts, &_keys}) {
         handles->clear();
     }

@@ -35,6 +35,8 @@ public:
     void write_shared_region(); // a DSR that is right, or wrong in one place
     void arm_and_drain();
     void reset();
+    // The device has been unplugged: a new one, and a program at work again.
+    void plug_again(std::optional<uint8_t> peer_host);
     // Guest memory.
     void write_memory();
     void change_memory(); // between two reads of the device
@@ -68,6 +70,7 @@ private:
     const Ring* a_ring();
     void create_mr(const CmdCreateMr& cmd);
     void create_right();
+    void forget_objects();
 
     FuzzedDataProvider& _data;
     Machine& _m;

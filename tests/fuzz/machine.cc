@@ -3,6 +3,8 @@
 
 #include <infiniband/verbs.h>
 
+#include <sanitizer/asan_interface.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -15,11 +17,6 @@
 namespace rdma::fuzz {
 
 namespace {
-
-Machine& machine(void* opaque)
-{
-    return *static_cast<Machine*>(opaque);
-}
 
 [[noreturn]] void broken()
 {
@@ -60,17 +57,18 @@ const RdmaHostOps Machine::ops = {
             for (size_t i = 0; i < size; ++i) {
                 sum += frame[i];
             }
-            if (size < 14 || sum == 0) {
+            if (size < 14 || sum == 0 || machine(opaque)._is_over) {
                 broken();
             }
-            if (machine(opaque).on_send) {
-                machine(opaque).on_send({frame, size});
+            Machine& m = machine(opaque);
+            if (m.on_send) {
+                m.on_send({frame, size});
             }
-            return !machine(opaque)._full;
+            return !m._full;
         },
     .raise_irq =
         [](void* opaque, unsigned vector) {
-            if (vector > 2) {
+            if (vector > 2 || machine(opaque).is_quiet()) {
                 broken();
             }
             if (machine(opaque).on_irq) {
@@ -80,7 +78,7 @@ const RdmaHostOps Machine::ops = {
     .set_intx = [](void*, bool) {},
     .mark_dirty =
         [](void* opaque, uint64_t gpa, uint64_t size) {
-            if (!machine(opaque).at(gpa, size)) {
+            if (!machine(opaque).at(gpa, size) || machine(opaque).is_quiet()) {
                 broken();
             }
         },
@@ -115,12 +113,23 @@ Machine* Machine::_working = nullptr;
 
 class Machine::Working {
 public:
-    explicit Working(Machine* machine) : _before(std::exchange(_working, machine)) {}
-    ~Working() { _working = _before; }
+    explicit Working(Machine* machine)
+        : _machine(machine), _before(std::exchange(_working, machine))
+    {
+        ++_machine->_depth;
+    }
+    ~Working()
+    {
+        _working = _before;
+        if (--_machine->_depth == 0 && std::exchange(_machine->_is_over, false)) {
+            _machine->poison_memory(false);
+        }
+    }
     Working(const Working&) = delete;
     Working& operator=(const Working&) = delete;
 
 private:
+    Machine* _machine;
     Machine* _before;
 };
 
@@ -132,17 +141,12 @@ PvrdmaConfig default_config()
 }
 
 Machine::Machine(uint8_t host, const PvrdmaConfig& config)
-    : _host(host), _has_qp_handles(config.version >= 20),
+    : _config(config), _host(host), _has_qp_handles(config.version >= 20),
       _gid_type(config.roce_version == 1 ? gid_type_v1 : gid_type_v2), _ram(zeroed(memories.at(host - 1u).ram, ram_size)),
       _more_ram(zeroed(memories.at(host - 1u).more_ram, more_ram_size)),
       _rom(zeroed(memories.at(host - 1u).rom, page_size))
 {
-    char* error = nullptr;
-    _device = pvrdma_device_create(&config, &ops, this, &error);
-    if (!_device) {
-        broken();
-    }
-    map_memory(true);
+    plug();
 #ifdef RDMA_FUZZ
     rdma_before_guest_read = [](uint64_t gpa, uint64_t size) {
         if (_working) {
@@ -157,14 +161,47 @@ Machine::~Machine()
     unplug();
 }
 
+void Machine::plug()
+{
+    char* error = nullptr;
+    _device_host.reset(new Host{this});
+    _deadline = INT64_MAX;
+    _stopped = false;
+    _device = pvrdma_device_create(&_config, &ops, _device_host.get(), &error);
+    if (!_device) {
+        broken();
+    }
+    map_memory(true);
+}
+
 void Machine::unplug()
 {
-    rdma_device_destroy(std::exchange(_device, nullptr));
+    if (RdmaDevice* device = std::exchange(_device, nullptr)) {
+        rdma_device_destroy(device);
+    }
+    _device_host.reset();
+    if (_depth > 0) {
+        _is_over = true;
+        poison_memory(true);
+    }
+}
+
+void Machine::poison_memory([[maybe_unused]] bool poisoned)
+{
+    for ([[maybe_unused]] std::span<std::byte> memory : {_ram, _more_ram, _rom}) {
+        if (poisoned) {
+            ASAN_POISON_MEMORY_REGION(memory.data(), memory.size());
+        } else {
+            ASAN_UNPOISON_MEMORY_REGION(memory.data(), memory.size());
+        }
+    }
 }
 
 void Machine::set_dirty_log(bool on)
 {
-    rdma_device_set_dirty_log(_device, on);
+    if (_device) {
+        rdma_device_set_dirty_log(_device, on);
+    }
 }
 
 void Machine::map_memory(bool all)
@@ -172,7 +209,9 @@ void Machine::map_memory(bool all)
     const RdmaMemoryRegion regions[] = {{ram, ram_size, _ram.data(), false},
                                         {rom, page_size, _rom.data(), true},
                                         {more_ram, more_ram_size, _more_ram.data(), false}};
-    rdma_device_set_memory(_device, regions, all ? 3 : 1);
+    if (_device) {
+        rdma_device_set_memory(_device, regions, all ? 3 : 1);
+    }
 }
 
 std::byte* Machine::at(uint64_t gpa, size_t size)
@@ -233,19 +272,28 @@ uint64_t Machine::directory(std::span<const uint64_t> list)
 
 void Machine::reset()
 {
-    rdma_device_reset(_device);
+    if (_device) {
+        rdma_device_reset(_device);
+        _is_over = _depth > 0;
+    }
 }
 
 void Machine::stop()
 {
     Working working(this);
-    rdma_device_stop(_device, true);
+    if (_device) {
+        rdma_device_stop(_device, true);
+        _stopped = true;
+    }
 }
 
 void Machine::start()
 {
     Working working(this);
-    rdma_device_start(_device);
+    if (_device) {
+        _stopped = false;
+        rdma_device_start(_device);
+    }
 }
 
 std::vector<uint8_t> Machine::save()
@@ -272,14 +320,27 @@ std::string Machine::load(std::span<const uint8_t> state)
     return message;
 }
 
+bool Machine::cpu_runs()
+{
+    if (_stopped && _depth == 0) {
+        start();
+    }
+    return _device && (!_stopped || _depth > 0);
+}
+
 void Machine::write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size)
 {
-    Working working(this);
-    rdma_device_bar_write(_device, bar, offset, value, size);
+    if (cpu_runs()) {
+        Working working(this);
+        rdma_device_bar_write(_device, bar, offset, value, size);
+    }
 }
 
 uint64_t Machine::read_bar(unsigned bar, uint64_t offset, unsigned size)
 {
+    if (!cpu_runs()) {
+        return 0;
+    }
     Working working(this);
     return rdma_device_bar_read(_device, bar, offset, size);
 }
@@ -352,7 +413,8 @@ RespCreateMr Machine::register_memory(uint32_t pd, std::span<const uint64_t> lis
                                             .pdir_dma = directory(list),
                                             .pd_handle = pd,
                                             .access_flags = 15,
-                                            .nchunks = static_cast<uint32_t>(list.size())})) {
+                                            .nchunks = static_cast<uint32_t>(list.size())}) &&
+        _device) {
         broken();
     }
     return response<RespCreateMr>();
@@ -525,21 +587,25 @@ void Machine::receive(std::span<const uint8_t> frame)
     std::unique_ptr<uint8_t[]> copy(new uint8_t[frame.size()]);
     std::ranges::copy(frame, copy.get());
     Working working(this);
-    rdma_device_receive(_device, copy.get(), frame.size());
+    if (_device) {
+        rdma_device_receive(_device, copy.get(), frame.size());
+    }
 }
 
 void Machine::observe_sent(std::span<const uint8_t> frame)
 {
     std::unique_ptr<uint8_t[]> copy(new uint8_t[frame.size()]);
     std::ranges::copy(frame, copy.get());
-    rdma_device_observe_sent(_device, copy.get(), frame.size());
+    if (_device) {
+        rdma_device_observe_sent(_device, copy.get(), frame.size());
+    }
 }
 
 void Machine::advance(int64_t nanoseconds)
 {
     Working working(this);
     int64_t end = _now + nanoseconds;
-    for (int i = 0; i < 64 && _deadline <= end; ++i) {
+    for (int i = 0; i < 64 && _deadline <= end && _device; ++i) {
         _now = std::max(_now, _deadline);
         _deadline = INT64_MAX;
         rdma_device_timer(_device);
@@ -552,7 +618,9 @@ void Machine::set_network_full(bool full)
     _full = full;
     if (!full) {
         Working working(this);
-        rdma_device_tx_ready(_device);
+        if (_device) {
+            rdma_device_tx_ready(_device);
+        }
     }
 }
 
@@ -560,7 +628,9 @@ void Machine::set_link(bool up)
 {
     _link_up = up;
     Working working(this);
-    rdma_device_link_changed(_device);
+    if (_device) {
+        rdma_device_link_changed(_device);
+    }
 }
 
 void Machine::change_while_read(std::vector<Change> changes)
@@ -571,6 +641,9 @@ void Machine::change_while_read(std::vector<Change> changes)
 
 void Machine::before_read(uint64_t gpa, uint64_t size)
 {
+    if (is_quiet()) {
+        broken();
+    }
     if (_changes.empty()) {
         return;
     }

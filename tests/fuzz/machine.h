@@ -62,7 +62,8 @@ public:
     uint8_t host() const { return _host; }
     void map_memory(bool all);
     void set_dirty_log(bool on);
-    // Where frames go that the device sends (otherwise nowhere).
+    // Where frames go that the device sends (otherwise nowhere). May lead to whatever
+    // an interrupt may: a network can deliver within its send.
     std::function<void(std::span<const uint8_t>)> on_send;
     // Called for each interrupt; may do whatever an MSI message may lead to.
     std::function<void(unsigned vector)> on_irq;
@@ -93,12 +94,18 @@ public:
     void bring_up();
     void reset();  // as the hypervisor does it
     // Migration: what the stopped device is saved as; makes it what a state says,
-    // the message where that is refused, else empty.
+    // the message where that is refused, else empty. A stopped machine's CPUs go on, and it
+    // is started, with the next access to a BAR.
     void stop();
     void start();
+    bool is_stopped() const { return _stopped; }
     std::vector<uint8_t> save();
     std::string load(std::span<const uint8_t> state);
-    void unplug(); // ends the device; nothing but the machine's end may follow
+    // Ends the device: what the host keeps for it, and guest memory, are gone at once.
+    // Accesses lead nowhere until plug() makes a new one.
+    void unplug();
+    void plug();
+    bool is_plugged() const { return _device != nullptr; }
     void write_bar(unsigned bar, uint64_t offset, uint64_t value, unsigned size = 4);
     uint64_t read_bar(unsigned bar, uint64_t offset, unsigned size = 4);
     void write_register(uint32_t offset, uint32_t value);
@@ -167,11 +174,23 @@ public:
 private:
     // While the device works: whose memory it is that it reads.
     class Working;
+    // What the host keeps for a device, as long as there is one.
+    struct Host {
+        Machine* machine;
+    };
+    static Machine& machine(void* opaque) { return *static_cast<Host*>(opaque)->machine; }
 
     void before_read(uint64_t gpa, uint64_t size);
+    // Whether an access to a BAR can be made: starts a machine that is stopped.
+    bool cpu_runs();
+    // Whether the device must leave guest memory alone and raise no interrupt: the VM is
+    // stopped, or the device has been reset or ended in the call that is under way.
+    bool is_quiet() const { return _stopped || _is_over; }
+    void poison_memory(bool poisoned);
     static const RdmaHostOps ops;
     static Machine* _working;
 
+    const PvrdmaConfig _config;
     const uint8_t _host;
     const bool _has_qp_handles; // in the answer to CREATE_QP
     const uint8_t _gid_type;
@@ -179,6 +198,10 @@ private:
     std::span<std::byte> _more_ram;
     std::span<std::byte> _rom;
     RdmaDevice* _device = nullptr;
+    std::unique_ptr<Host> _device_host;
+    unsigned _depth = 0;    // calls of the device under way
+    bool _stopped = false;
+    bool _is_over = false;  // reset or ended in one of them
     uint64_t _event_rings[2] = {}; // their states
     uint64_t _next_page = ram;
     int64_t _now = 0;

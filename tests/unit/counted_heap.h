@@ -7,6 +7,7 @@
 #include <malloc.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -14,13 +15,20 @@ namespace rdma::test {
 
 inline size_t heap = 0;        // bytes that exist
 inline size_t allocations = 0; // ever made
+inline size_t allocations_left = SIZE_MAX; // then there is no memory
+inline size_t failed_allocations = 0;
 
 inline void* counted_allocate(size_t size, size_t alignment)
 {
+    if (allocations_left == 0) {
+        ++failed_allocations;
+        throw std::bad_alloc();
+    }
     void* memory = aligned_alloc(alignment, (size + alignment - 1) & ~(alignment - 1));
     if (!memory) {
         throw std::bad_alloc();
     }
+    allocations_left -= allocations_left != SIZE_MAX;
     heap += malloc_usable_size(memory);
     ++allocations;
     return memory;

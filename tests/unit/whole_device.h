@@ -395,7 +395,15 @@ public:
         return state.prod_tail - state.cons_head;
     }
 
+    // The newest of them.
+    EventEntry last_event()
+    {
+        uint64_t entry = (ram.at<RingState>(_events + ring_rx_offset).prod_tail - 1) % 512;
+        return ram.at<EventEntry>(_events + page_size + entry * sizeof(EventEntry));
+    }
+
     void reset() { rdma_device_reset(_device); }
+    RdmaDevice* handle() { return _device; }
 
     Ram ram;
     DeviceCaps caps{}; // as the device wrote them at bring-up

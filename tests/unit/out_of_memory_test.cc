@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The host runs out of memory at any allocation of the device's. That is no reason for
+// QEMU to end: the call fails, and with it the device, whose guest is told and can set it
+// up anew.
+#include "counted_heap.h"
+#include "whole_device.h"
+
+#include <gtest/gtest.h>
+
+namespace rdma::test {
+namespace {
+
+constexpr uint8_t number = 1;
+
+// Memory fails after so many allocations, until the end of the scope.
+struct ScarceMemory {
+    explicit ScarceMemory(size_t left)
+    {
+        allocations_left = left;
+        failed_allocations = 0;
+    }
+    ~ScarceMemory() { allocations_left = SIZE_MAX; }
+    static bool has_run_out() { return failed_allocations > 0; }
+};
+
+// A program with two QPs connected to each other; whether its message has arrived. Throws
+// where a command fails.
+bool run_program(WholeDevice& device)
+{
+    uint32_t pd = device.create_pd().value();
+    DeviceCq cq = device.create_cq(64, device.queue_pages(1)).value();
+    uint64_t buffer = device.ram.pages(1);
+    DeviceMr mr = device.register_ram(pd, buffer, page_size);
+    QueueShape shape;
+    DeviceQp a = device.create_qp(shape, pd, cq.handle, device.qp_pages(shape)).value();
+    DeviceQp b = device.create_qp(shape, pd, cq.handle, device.qp_pages(shape)).value();
+    device.connect(a, number, b.qpn);
+    device.connect(b, number, a.qpn);
+    device.post_recv(b, 1, buffer, 8, mr.lkey);
+    device.post_send(a, wr_send, 2, buffer + 64, 8, mr.lkey);
+    device.ring_send(a);
+    unsigned completions = 0;
+    while (const Cqe* cqe = device.poll(cq)) {
+        completions += cqe->status == IBV_WC_SUCCESS;
+    }
+    return completions == 2;
+}
+
+TEST(OutOfMemory, TheDeviceFailsAndItsGuestIsToldAndSetsItUpAnew)
+{
+    bool has_run_out = true;
+    for (size_t allocations = 0; has_run_out; ++allocations) {
+        SCOPED_TRACE(allocations);
+        ASSERT_LT(allocations, 1000u);
+        WholeDevice device(number);
+        device.bring_up();
+        bool done = false;
+        {
+            ScarceMemory memory(allocations);
+            try {
+                done = run_program(device);
+            } catch (...) {
+            }
+        }
+        has_run_out = ScarceMemory::has_run_out();
+        if (!has_run_out) {
+            EXPECT_TRUE(done);
+        } else {
+            EXPECT_EQ(device.events(), 1u);
+            EXPECT_EQ(device.last_event().type, +IBV_EVENT_DEVICE_FATAL);
+            EXPECT_FALSE(device.create_pd().has_value());
+        }
+        device.bring_up(); // as a driver does that is loaded again
+        EXPECT_TRUE(run_program(device));
+    }
+}
+
+TEST(OutOfMemory, ANewTableOfGuestMemoryIsNotUsedInPart)
+{
+    WholeDevice device(number);
+    device.bring_up();
+    RdmaMemoryRegion low = device.ram.region();
+    RdmaMemoryRegion high = low;
+    low.size /= 2;
+    high.gpa += low.size;
+    high.size -= low.size;
+    high.hva = static_cast<std::byte*>(high.hva) + low.size;
+    const RdmaMemoryRegion table[] = {high, low};
+    {
+        ScarceMemory memory(0);
+        rdma_device_set_memory(device.handle(), table, 2);
+    }
+    EXPECT_FALSE(device.create_pd().has_value());
+    rdma_device_set_memory(device.handle(), table, 2);
+    device.bring_up();
+    EXPECT_TRUE(run_program(device));
+}
+
+TEST(OutOfMemory, AStateThatCannotBeSavedIsAnErrorAndTheDeviceGoesOn)
+{
+    WholeDevice device(number);
+    device.bring_up();
+    ASSERT_TRUE(run_program(device));
+    device.stop();
+    auto put = [](void* calls, const uint8_t*, size_t) { ++*static_cast<unsigned*>(calls); };
+    for (size_t allocations : {0, 1, 2, 3, 4, 5}) {
+        unsigned calls = 0;
+        char* error = nullptr;
+        bool saved;
+        {
+            ScarceMemory memory(allocations);
+            saved = rdma_device_save(device.handle(), put, &calls, &error);
+        }
+        EXPECT_FALSE(saved);
+        EXPECT_STREQ(error, "std::bad_alloc");
+        EXPECT_EQ(calls, 0u);
+        free(error);
+    }
+    device.start();
+    EXPECT_TRUE(run_program(device));
+}
+
+} // namespace
+} // namespace rdma::test
