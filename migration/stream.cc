@@ -5,6 +5,7 @@
 #include <isa-l/crc.h>
 
 #include <cstring>
+#include <stdexcept>
 
 #include "archive.h"
 
@@ -132,7 +133,8 @@ Status check_version(const Section& section)
     return {};
 }
 
-StreamWriter::StreamWriter(DeviceKind device)
+StreamWriter::StreamWriter(DeviceKind device, Keep keep, uint64_t most)
+    : _keep(keep), _left(most - header_size - section_header_size - crc_size), _most(most)
 {
     _bytes.assign(stream_magic, stream_magic + 8);
     append_le(_bytes, stream_format);
@@ -150,15 +152,24 @@ size_t StreamWriter::begin_section(SectionKind kind)
 
 void StreamWriter::end_section(size_t begin)
 {
+    uint64_t added = section_header_size + (_bytes.size() - begin);
+    if (added > _left) {
+        throw std::length_error(fmt::format("its state takes more than {} MiB", _most >> 20));
+    }
+    _left -= added;
     auto size = static_cast<uint32_t>(_bytes.size() - begin);
     for (size_t i = 0; i < sizeof(size); ++i) {
         _bytes[begin - sizeof(size) + i] = static_cast<uint8_t>(size >> 8 * i);
+    }
+    if (_keep == Keep::nothing) {
+        _bytes.clear();
     }
 }
 
 std::span<const uint8_t> StreamWriter::finish()
 {
     // Its size is set before it is: the CRC covers it.
+    _left += section_header_size + crc_size; // kept for it
     size_t begin = begin_section(SectionKind::end);
     append_le(_bytes, uint32_t{0});
     end_section(begin);

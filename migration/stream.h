@@ -27,6 +27,8 @@ inline constexpr char stream_magic[9] = "RDMASTAT";
 inline constexpr uint16_t stream_format = 1;
 inline constexpr size_t header_size = 16;
 inline constexpr size_t section_header_size = 8;
+// Longest stream, bytes: no longer one is written or read.
+inline constexpr uint64_t max_stream_size = uint64_t{1} << 32;
 
 enum class DeviceKind : uint16_t { pvrdma = 1 };
 
@@ -68,9 +70,13 @@ class FieldWriter;
 
 class StreamWriter {
 public:
-    explicit StreamWriter(DeviceKind device);
+    // nothing: the stream is only measured, and cannot be finished.
+    enum class Keep { all, nothing };
+    explicit StreamWriter(DeviceKind device, Keep keep = Keep::all,
+                          uint64_t most = max_stream_size);
 
-    // Adds a section whose fields describe(FieldWriter&) writes.
+    // Adds a section whose fields describe(FieldWriter&) writes. Throws std::length_error,
+    // with a message for a person, where the stream would have more than most bytes.
     template <typename Describe>
     void section(SectionKind kind, Describe&& describe);
     // Adds the end and returns the whole stream.
@@ -82,6 +88,9 @@ private:
     void end_section(size_t begin);
 
     std::vector<uint8_t> _bytes;
+    Keep _keep;
+    uint64_t _left; // bytes there may still be, beside the end
+    uint64_t _most;
 };
 
 struct Section {

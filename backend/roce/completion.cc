@@ -37,6 +37,7 @@ void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
         }
     }
     qp.req.sq.pop_front();
+    --context.accepted;
     if (qp.req.cursor > 0) {
         --qp.req.cursor;
     }

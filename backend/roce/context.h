@@ -71,6 +71,7 @@ struct Context {
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
     SlotPool<Response> response_slots{max_idle_slots};
+    size_t accepted = 0; // send requests that all QPs hold (RequesterState::sq)
 
     // Whether emit() may be called.
     bool can_emit() const

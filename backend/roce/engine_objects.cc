@@ -45,6 +45,7 @@ void Engine::reset()
     _ctx.answering.clear();
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
+    _ctx.accepted = 0;
 }
 
 Result<uint32_t> Engine::alloc_pd()
@@ -241,6 +242,7 @@ int Engine::destroy_qp(uint32_t id)
         return ENOENT;
     }
     count_qp_users(qp->init, -1);
+    _ctx.accepted -= qp->req.sq.size();
     if (qp->init.gsi) {
         _gsi.reset();
     } else {
@@ -262,6 +264,7 @@ void Engine::reset_qp(QueuePair& qp)
     qp.mtu = 0;
     qp.peer_rnr_retry = rnr_retry_infinite;
     Timer timer = qp.req.timer;
+    _ctx.accepted -= qp.req.sq.size();
     qp.req = {};
     qp.req.timer = timer; // its entry is still queued
     _ctx.set_timer(qp, no_deadline);

@@ -323,6 +323,7 @@ Status Engine::load_qp(const Section& section)
     qp.req.timer.deadline = remaining == no_deadline ? no_deadline : _stopped_at + remaining;
     QpInit init = qp.init;
     uint32_t id = qp.id;
+    size_t accepted = qp.req.sq.size();
     if (init.gsi ? _gsi != nullptr : _qps.find(id) != nullptr) {
         return wrong(qp, "its id is in use");
     }
@@ -332,6 +333,7 @@ Status Engine::load_qp(const Section& section)
         return wrong(fmt::format("QP {}: its id is out of range", id));
     }
     count_qp_users(init, 1);
+    _ctx.accepted += accepted;
     return {};
 }
 

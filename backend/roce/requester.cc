@@ -129,7 +129,9 @@ void Requester::start(QueuePair& qp)
 bool Requester::accept(QueuePair& qp)
 {
     RequesterState& req = qp.req;
-    if (qp.state != IBV_QPS_RTS || req.sq.size() >= max_accepted) {
+    // A QP that is refused one has others, whose completion leads here again.
+    if (qp.state != IBV_QPS_RTS || req.sq.size() >= max_accepted ||
+        (req.sq.size() >= least_accepted && _ctx.accepted >= max_accepted_of_all)) {
         return false;
     }
     // Room in PSN space for the longest message there may be.
@@ -144,6 +146,7 @@ bool Requester::accept(QueuePair& qp)
     }
     const ibv_send_wr& wr = _scratch.wr;
     SendWqe& wqe = req.sq.push_back(_ctx.wqe_slots);
+    ++_ctx.accepted;
     wqe.wr_id = wr.wr_id;
     wqe.opcode = _scratch.opcode;
     wqe.send_flags = wr.send_flags;

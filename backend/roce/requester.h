@@ -11,6 +11,10 @@ namespace rdma::roce {
 
 // Send requests held by a QP at a time; the rest waits in the guest's ring.
 inline constexpr uint32_t max_accepted = 256;
+// All QPs together hold no more, but for so many that each may: 256 QPs at full speed. It
+// bounds what a guest can have the host keep, and send in a migration.
+inline constexpr size_t max_accepted_of_all = 65536;
+inline constexpr uint32_t least_accepted = 16;
 // An acknowledgement is asked for at least every so many packets.
 inline constexpr uint32_t ack_request_interval = 16;
 // Longest message, bytes: 2^30, so that at the least MTU its PSNs stay within

@@ -118,6 +118,8 @@ struct RdmaDevice final : DeviceHost {
     std::optional<RunState> pending_run_state;
 };
 
+static_assert(migration::max_stream_size == RDMA_MAX_STATE);
+
 namespace {
 
 StatefulDevice stateful(RdmaDevice* device)
@@ -408,9 +410,14 @@ bool rdma_device_can_migrate(RdmaDevice* device, char** error)
             *error = strdup(obstacle->c_str());
             return false;
         }
+        if (device->runner->can_save_running()) {
+            migration::StreamWriter measured(migration::DeviceKind::pvrdma,
+                                             migration::StreamWriter::Keep::nothing);
+            save_state(stateful(device), measured);
+        }
         return true;
     } catch (const std::exception& e) {
-        *error = strdup(e.what());
+        *error = strdup(e.what()); // it takes too much
         return false;
     }
 }

@@ -214,10 +214,13 @@ void rdma_device_start(RdmaDevice *device);
  * *error is set to why (free() it).
  */
 /*
- * Whether the device can migrate as it is; if not, sets *error to why (free() it): with
- * the verbs backend, queue pairs whose other end cannot be told of it.
+ * Whether the device can migrate as it is; if not, sets *error to why (free() it): a state
+ * that is too large, or with the verbs backend, queue pairs whose other end cannot be told
+ * of it.
  */
 bool rdma_device_can_migrate(RdmaDevice *device, char **error);
+/* No state has more bytes than this. */
+#define RDMA_MAX_STATE (UINT64_C(1) << 32)
 typedef void RdmaPutState(void *opaque, const uint8_t *state, size_t size);
 bool rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);
 bool rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);

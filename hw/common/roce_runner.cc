@@ -23,6 +23,7 @@ public:
     void run_if_needed() override { _executor.run_if_needed(); }
     void reset() override { _executor.reset(); }
     void halt() override { _executor.halt(); }
+    bool can_save_running() const override { return true; }
     void stop(bool refuse_peers) override { _executor.stop(refuse_peers); }
     void start() override { _executor.start(); }
     bool is_stopped() const override { return _executor.is_stopped(); }

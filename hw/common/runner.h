@@ -42,6 +42,8 @@ public:
     virtual bool is_stopped() const = 0;
     // Nothing where the backend can move to another host, or why not, for a person.
     virtual std::optional<std::string> migration_obstacle() const { return std::nullopt; }
+    // Whether the backend's save() may be called, to learn how much it is, while it runs.
+    virtual bool can_save_running() const { return false; }
 
     virtual bool receive(std::span<const uint8_t>) { return false; }
     virtual void observe_sent(std::span<const uint8_t>) {}

@@ -272,6 +272,52 @@ TEST_F(Limits, ResetGivesAllMemoryBack)
     EXPECT_EQ(use(), first);
 }
 
+// Whose peers have gone: their requests are not acknowledged, and are part of the state.
+TEST_F(Limits, RequestsThatAllQpsHoldHaveABoundAndEachQpGoesOn)
+{
+    constexpr size_t pairs = 600;
+    constexpr uint32_t depth = 512;
+    const QueueShape deep{qpt_rc, depth, depth, 1};
+    const QueuePages deep_pages = device.qp_pages(deep);
+    pd = device.create_pd().value();
+    cq = device.create_cq(2 * depth, device.queue_pages(WholeDevice::cq_pages(2 * depth))).value();
+    key = device.register_memory(pd, buffer, page_size, buffer_directory).value().lkey;
+    std::vector<std::array<DeviceQp, 2>> qp_pairs(pairs);
+    auto send = [&](const DeviceQp& from) {
+        device.ram.at<std::array<RingState, 2>>(deep_pages.state) = {};
+        for (uint64_t i = 0; i < depth; ++i) {
+            device.post_send(from, wr_rdma_write, i, buffer, 8, key, buffer + 8, key);
+        }
+        device.ring_send(from);
+        while (device.run_timer()) {
+        }
+        uint32_t completed = 0;
+        while (const Cqe* cqe = device.poll(cq)) {
+            completed += cqe->status == IBV_WC_SUCCESS;
+        }
+        return completed;
+    };
+    for (auto& [a, b] : qp_pairs) {
+        a = device.create_qp(deep, pd, cq.handle, deep_pages).value();
+        b = device.create_qp(shape, pd, cq.handle, pages).value();
+        device.connect(a, number, b.qpn);
+        device.connect(b, number, a.qpn);
+        ASSERT_EQ(send(a), depth) << "its window grows";
+    }
+    for (size_t i = 0; i + 1 < pairs; ++i) {
+        auto [a, b] = qp_pairs[i];
+        ASSERT_EQ(device.destroy(cmd_destroy_qp, b.handle), 0);
+        ASSERT_EQ(send(a), 0u);
+    }
+    EXPECT_EQ(send(qp_pairs.back()[0]), depth) << "others hold all there may be";
+    device.stop();
+    constexpr size_t most = 65536 + 16 * pairs; // requests
+    constexpr size_t request = 160;             // bytes of one with an SGE
+    constexpr size_t qp = 2048;
+    EXPECT_LT(device.save().size(), most * request + 2 * pairs * qp);
+    EXPECT_GT(device.save().size(), 65536u * 128);
+}
+
 // The highest that properties may be, where the state has something of that size.
 PvrdmaConfig highest()
 {

@@ -107,15 +107,24 @@ TEST(OutOfMemory, AStateThatCannotBeSavedIsAnErrorAndTheDeviceGoesOn)
     for (size_t allocations : {0, 1, 2, 3, 4, 5}) {
         unsigned calls = 0;
         char* error = nullptr;
+        char* obstacle = nullptr;
         bool saved;
+        bool can_migrate;
         {
             ScarceMemory memory(allocations);
             saved = rdma_device_save(device.handle(), put, &calls, &error);
         }
+        {
+            ScarceMemory memory(allocations);
+            can_migrate = rdma_device_can_migrate(device.handle(), &obstacle);
+        }
         EXPECT_FALSE(saved);
+        EXPECT_FALSE(can_migrate);
         EXPECT_STREQ(error, "std::bad_alloc");
+        EXPECT_STREQ(obstacle, "std::bad_alloc");
         EXPECT_EQ(calls, 0u);
         free(error);
+        free(obstacle);
     }
     device.start();
     EXPECT_TRUE(run_program(device));

@@ -4,6 +4,8 @@
 // attacker or a bad disk may make of it is refused.
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "archive.h"
 
 namespace rdma::migration {
@@ -201,6 +203,30 @@ TEST(Stream, is_found_within_something_larger)
     bytes.resize(size + 100, 0x55);
     EXPECT_EQ(stream_length(bytes), size);
     EXPECT_EQ(stream_length(std::span(bytes).subspan(1)), std::nullopt);
+}
+
+// A stream longer than any that is read is not written: nor measured.
+TEST(StateStream, more_than_may_be_is_an_error_of_the_writer)
+{
+    constexpr uint64_t most = 1 << 20;
+    auto add = [](StreamWriter& stream, size_t size) {
+        std::vector<uint8_t> blob(size);
+        stream.section(SectionKind::config, [&](auto& a) { a.blob("blob", blob, size); });
+    };
+    constexpr size_t frame = header_size + 2 * section_header_size + 4 + 4; // of a blob's, and the end
+    StreamWriter full(DeviceKind::pvrdma, StreamWriter::Keep::all, most);
+    add(full, most - frame);
+    EXPECT_EQ(full.finish().size(), most);
+    for (auto keep : {StreamWriter::Keep::all, StreamWriter::Keep::nothing}) {
+        StreamWriter stream(DeviceKind::pvrdma, keep, most);
+        add(stream, most / 2);
+        try {
+            add(stream, most / 2);
+            FAIL();
+        } catch (const std::length_error& e) {
+            EXPECT_STREQ(e.what(), "its state takes more than 1 MiB");
+        }
+    }
 }
 
 } // namespace

@@ -35,7 +35,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
 #define PVRDMA_VECTORS 3
 #define PVRDMA_MSIX_BAR_SIZE 4096
 #define PVRDMA_MAX_POLL_PAUSE_US 1000
-#define PVRDMA_MAX_STATE (2u * GiB)
 
 struct PvrdmaState {
     PCIDevice parent_obj;
@@ -278,32 +277,36 @@ static void pvrdma_run_state_changed(void *opaque, bool running,
     }
 }
 
-/* Both kinds of state are a length and so many bytes. */
+/*
+ * Both kinds of state are a length and so many bytes. The length has 64 bits; in version 1
+ * it had 32.
+ */
 static void pvrdma_put_bytes(void *opaque, const uint8_t *bytes, size_t size)
 {
     QEMUFile *f = opaque;
 
-    qemu_put_be32(f, size);
+    qemu_put_be64(f, size);
     qemu_put_buffer(f, bytes, size);
 }
 
 typedef bool PvrdmaTake(RdmaDevice *device, const uint8_t *state, size_t size,
                         char **error);
 
-static int pvrdma_get_bytes(QEMUFile *f, PvrdmaState *s, PvrdmaTake *take)
+static int pvrdma_get_bytes(QEMUFile *f, PvrdmaState *s, int version,
+                            PvrdmaTake *take)
 {
-    uint32_t size = qemu_get_be32(f);
+    uint64_t size = version == 1 ? qemu_get_be32(f) : qemu_get_be64(f);
     g_autofree uint8_t *bytes = NULL;
     char *message = NULL;
 
-    if (size > PVRDMA_MAX_STATE) {
-        error_report("pvrdma: a saved state of %" PRIu32 " bytes cannot be",
+    if (size > RDMA_MAX_STATE) {
+        error_report("pvrdma: a saved state of %" PRIu64 " bytes cannot be",
                      size);
         return -EINVAL;
     }
     bytes = g_try_malloc(size);
     if (size && !bytes) {
-        error_report("pvrdma: no memory for a saved state of %" PRIu32
+        error_report("pvrdma: no memory for a saved state of %" PRIu64
                      " bytes", size);
         return -ENOMEM;
     }
@@ -344,7 +347,13 @@ static int pvrdma_put_state(QEMUFile *f, void *pv, size_t size,
 static int pvrdma_get_state(QEMUFile *f, void *pv, size_t size,
                             const VMStateField *field)
 {
-    return pvrdma_get_bytes(f, pv, rdma_device_load);
+    return pvrdma_get_bytes(f, pv, 2, rdma_device_load);
+}
+
+static int pvrdma_get_state_v1(QEMUFile *f, void *pv, size_t size,
+                               const VMStateField *field)
+{
+    return pvrdma_get_bytes(f, pv, 1, rdma_device_load);
 }
 
 /* Before anything is sent: what cannot come along is told. */
@@ -388,7 +397,13 @@ static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
 static int pvrdma_get_config(QEMUFile *f, void *pv, size_t size,
                              const VMStateField *field)
 {
-    return pvrdma_get_bytes(f, pv, rdma_device_check_config);
+    return pvrdma_get_bytes(f, pv, 2, rdma_device_check_config);
+}
+
+static int pvrdma_get_config_v1(QEMUFile *f, void *pv, size_t size,
+                                const VMStateField *field)
+{
+    return pvrdma_get_bytes(f, pv, 1, rdma_device_check_config);
 }
 
 static const VMStateInfo pvrdma_state_info = {
@@ -403,21 +418,43 @@ static const VMStateInfo pvrdma_config_info = {
     .put = pvrdma_put_config,
 };
 
+static const VMStateInfo pvrdma_state_info_v1 = {
+    .name = "pvrdma state",
+    .get = pvrdma_get_state_v1,
+};
+
+static const VMStateInfo pvrdma_config_info_v1 = {
+    .name = "pvrdma configuration",
+    .get = pvrdma_get_config_v1,
+};
+
+static bool pvrdma_is_v1(void *opaque, int version_id)
+{
+    return version_id == 1;
+}
+
+static bool pvrdma_is_v2(void *opaque, int version_id)
+{
+    return version_id == 2;
+}
+
 /* The whole device, which the core reads and writes. */
-#define PVRDMA_VMSTATE_WHOLE(_info) { \
+#define PVRDMA_VMSTATE_WHOLE(_info, _exists) { \
     .name = "state", \
     .info = &(_info), \
     .flags = VMS_SINGLE, \
+    .field_exists = (_exists), \
 }
 
 static const VMStateDescription vmstate_pvrdma = {
     .name = TYPE_PVRDMA,
-    .version_id = 1,
+    .version_id = 2,
     .minimum_version_id = 1,
     .fields = (const VMStateField[]) {
         VMSTATE_PCI_DEVICE(parent_obj, PvrdmaState),
         VMSTATE_MSIX(parent_obj, PvrdmaState),
-        PVRDMA_VMSTATE_WHOLE(pvrdma_state_info),
+        PVRDMA_VMSTATE_WHOLE(pvrdma_state_info, pvrdma_is_v2),
+        PVRDMA_VMSTATE_WHOLE(pvrdma_state_info_v1, pvrdma_is_v1),
         VMSTATE_END_OF_LIST()
     },
 };
@@ -428,11 +465,12 @@ static const VMStateDescription vmstate_pvrdma = {
  */
 static const VMStateDescription vmstate_pvrdma_config = {
     .name = TYPE_PVRDMA "-config",
-    .version_id = 1,
+    .version_id = 2,
     .minimum_version_id = 1,
     .early_setup = true,
     .fields = (const VMStateField[]) {
-        PVRDMA_VMSTATE_WHOLE(pvrdma_config_info),
+        PVRDMA_VMSTATE_WHOLE(pvrdma_config_info, pvrdma_is_v2),
+        PVRDMA_VMSTATE_WHOLE(pvrdma_config_info_v1, pvrdma_is_v1),
         VMSTATE_END_OF_LIST()
     },
 };
