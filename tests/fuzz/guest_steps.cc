@@ -154,6 +154,7 @@ void GuestSteps::plug_again(std::optional<uint8_t> peer_host)
 {
     auto on_irq = std::exchange(_m.on_irq, nullptr);
     auto on_send = std::exchange(_m.on_send, nullptr);
+    _m.change_while_read({});
     _m.plug();
     forget_objects();
     _m.bring_up();
