@@ -69,7 +69,6 @@ struct Context {
     // Slots of the QPs' queues, of which most are empty at any time.
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
-    SlotPool<Response> response_slots{max_idle_slots};
 
     // Whether emit() may be called.
     bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
@@ -115,11 +114,7 @@ struct Context {
     }
 
     // What an idle QP does not need.
-    void release_slots(QueuePair& qp)
-    {
-        qp.req.sq.release(wqe_slots);
-        qp.resp.responses.release(response_slots);
-    }
+    void release_slots(QueuePair& qp) { qp.req.sq.release(wqe_slots); }
 
     void set_timer(QueuePair& qp, int64_t deadline)
     {
@@ -192,10 +187,16 @@ private:
     static constexpr uint8_t default_hop_limit = 64;
 };
 
+// What becomes of the answers that a QP owes its peer when it goes to the error state:
+// the consumer may use its buffers for something else from then on. Only what precedes
+// the NAK of a refused request is sent (9.9.3).
+enum class Owed : uint8_t { is_dropped, is_sent };
+
 // Moves the QP to the error state (10.3.1): everything in its queues completes
 // with IBV_WC_WR_FLUSH_ERR, except the oldest send request where status is
 // given.
-void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR);
+void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR,
+                 Owed owed = Owed::is_dropped);
 // In the error state: completes what has been posted since.
 void flush_send_queue(Context& context, QueuePair& qp);
 void flush_receive_queue(Context& context, QueuePair& qp);

@@ -311,6 +311,7 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
             qp.state = to;
         }
         enter_error(_ctx, qp);
+        qp.resp.forget_answers(); // it may have been in error with a NAK to send
         return 0;
     case IBV_QPS_RTR:
         if (from == IBV_QPS_INIT) {
@@ -327,6 +328,9 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
         break;
     }
     qp.state = to;
+    if (qp.is_reliable() && qp.can_receive()) {
+        qp.resp.make_room(qp.attr.max_dest_rd_atomic);
+    }
     if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.sq.empty() &&
         qp.attr.en_sqd_async_notify) {
         qp.attr.en_sqd_async_notify = 0;

@@ -141,11 +141,15 @@ Status complete_responder(QueuePair& qp)
     using Message = ResponderState::Message;
     if ((resp.message == Message::send &&
          (!resp.have_recv || resp.received > resp.recv_length)) ||
-        resp.write_remaining > max_message || resp.received > max_message) {
+        (resp.message != Message::none &&
+         (resp.write_remaining > max_peer_message || resp.received > max_peer_message))) {
         return wrong(qp, "the message it receives does not fit");
     }
-    if (resp.resources.size() > qp.attr.max_dest_rd_atomic) {
-        return wrong(qp, "it remembers more READs and atomics than it may");
+    if (resp.responses.size() > UINT8_MAX) {
+        return wrong(qp, "it has more answers to send than it may");
+    }
+    if (qp.is_reliable() && qp.can_receive()) {
+        resp.make_room(qp.attr.max_dest_rd_atomic);
     }
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];

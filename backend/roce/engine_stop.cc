@@ -43,7 +43,7 @@ uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
     uint32_t psn = psn_diff(requested, resp.epsn) < 0 ? requested : resp.epsn;
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];
-        if (response.kind != Response::Kind::acknowledge && !response.again) {
+        if (!response.again) {
             return psn_diff(response.psn, psn) < 0 ? response.psn : psn;
         }
     }

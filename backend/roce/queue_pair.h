@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "growing_ring.h"
@@ -76,11 +77,10 @@ struct ResponderResource {
     uint64_t original; // atomic: the value before
 };
 
-// What the responder has yet to send, in order.
+// The answer to a READ or atomic request that the responder has yet to send.
 struct Response {
-    enum class Kind : uint8_t { read, atomic, acknowledge } kind;
+    enum class Kind : uint8_t { read, atomic } kind;
     bool again;         // sent before: the answer to a duplicate
-    uint8_t syndrome;   // acknowledge: of any type
     uint32_t psn;       // of the next packet
     uint32_t remaining_packets;
     bool started;       // read: its first packet is out
@@ -92,14 +92,23 @@ struct Response {
 
 // IBTA vol. 1, 9.7.5 and 9.8.3: the responder half of a QP.
 struct ResponderState {
+    static constexpr uint8_t no_nak = 0; // the syndrome of an ACK
+
     enum class Message : uint8_t { none, send, write };
 
     uint32_t epsn = 0; // expected
     uint32_t msn = 0;
     Message message = Message::none; // the one that is partly received
     bool drop_message = false; // UC: until the next first packet (9.8.2.2)
-    bool nak_sent = false;     // until a packet with epsn comes
+    // Acknowledgements to send, after the responses. They say what is so when they are
+    // sent: ACK all before epsn; NAK, of this syndrome, the packet with epsn, and ACK
+    // all before it. A packet that is carried out takes a NAK back.
     bool ack_pending = false;
+    uint8_t nak_pending = no_nak;
+    bool nak_sent = false; // or pending; until a packet with epsn comes
+    // ACK up to this PSN, before the responses that follow it: a duplicate from before
+    // a READ or atomic, whose response may be what the peer waits for.
+    std::optional<uint32_t> duplicate_ack;
     bool communication_established = false;
     // The receive request in use.
     bool have_recv = false;
@@ -110,8 +119,28 @@ struct ResponderState {
     uint64_t write_address = 0;
     uint32_t write_rkey = 0;
     uint32_t write_remaining = 0;
-    GrowingRing<ResponderResource> resources; // at most max_dest_rd_atomic, newest last
-    GrowingRing<Response> responses;
+    // Each at most max_dest_rd_atomic.
+    GrowingRing<ResponderResource> resources; // newest last
+    GrowingRing<Response> responses;          // in the order of their PSNs
+
+    // As many READs and atomics as the QP may have; the newest are remembered where it
+    // had more.
+    void make_room(uint8_t max_dest_rd_atomic)
+    {
+        resources.reserve(max_dest_rd_atomic);
+        responses.reserve(max_dest_rd_atomic);
+        while (resources.size() > max_dest_rd_atomic) {
+            resources.pop_front();
+        }
+    }
+    // Nothing that is owed is sent any more.
+    void forget_answers()
+    {
+        responses.clear();
+        ack_pending = false;
+        nak_pending = no_nak;
+        duplicate_ack.reset();
+    }
 };
 
 struct QueuePair {

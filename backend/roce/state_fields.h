@@ -164,12 +164,63 @@ void describe(Archive& a, ResponderResource& resource)
     a.u64("original", resource.original);
 }
 
-template <typename Archive>
-void describe(Archive& a, Response& response)
+// What a responder owes, in the order that it is sent. The stream has acknowledgements
+// among the responses.
+struct OwedAnswer {
+    static constexpr uint8_t acknowledge = 2; // beside Response::Kind
+    uint8_t kind;
+    uint8_t syndrome;  // acknowledge: of any type
+    Response response; // acknowledge: psn alone counts
+};
+
+// Longest list of them: earlier versions had an entry for each acknowledgement.
+inline constexpr size_t max_owed_answers = 1024;
+
+inline std::vector<OwedAnswer> owed_answers(const ResponderState& resp)
 {
-    a.u8("kind", response.kind, static_cast<uint8_t>(Response::Kind::acknowledge));
+    std::vector<OwedAnswer> answers;
+    auto add_acknowledge = [&](uint8_t syndrome, uint32_t psn) {
+        Response response{};
+        response.psn = psn;
+        response.remaining_packets = 1;
+        answers.push_back({OwedAnswer::acknowledge, syndrome, response});
+    };
+    if (resp.duplicate_ack) {
+        add_acknowledge(aeth_ack | aeth_ack_no_credits, *resp.duplicate_ack);
+    }
+    for (size_t i = 0; i < resp.responses.size(); ++i) {
+        const Response& response = resp.responses[i];
+        answers.push_back({static_cast<uint8_t>(response.kind), 0, response});
+    }
+    if (resp.nak_pending != ResponderState::no_nak) {
+        add_acknowledge(resp.nak_pending, resp.epsn);
+    }
+    return answers;
+}
+
+// A NAK of an earlier version that does not name the packet expected is out of date.
+inline void restore_answers(ResponderState& resp, const std::vector<OwedAnswer>& answers)
+{
+    for (const OwedAnswer& answer : answers) {
+        uint8_t type = answer.syndrome & aeth_type_mask;
+        if (answer.kind != OwedAnswer::acknowledge) {
+            resp.responses.push_back(answer.response);
+            resp.responses.back().kind = static_cast<Response::Kind>(answer.kind);
+        } else if (type == aeth_ack) {
+            resp.duplicate_ack = answer.response.psn;
+        } else if (answer.response.psn == resp.epsn) {
+            resp.nak_pending = answer.syndrome;
+        }
+    }
+}
+
+template <typename Archive>
+void describe(Archive& a, OwedAnswer& answer)
+{
+    Response& response = answer.response;
+    a.u8("kind", answer.kind, OwedAnswer::acknowledge);
     a.flag("again", response.again);
-    a.u8("syndrome", response.syndrome);
+    a.u8("syndrome", answer.syndrome);
     a.u32("psn", response.psn, psn_mask);
     a.u32("remaining_packets", response.remaining_packets, psn_mask);
     a.flag("started", response.started);
@@ -196,8 +247,12 @@ void describe(Archive& a, ResponderState& resp)
     a.u32("write_remaining", resp.write_remaining);
     a.list("resources", resp.resources, UINT8_MAX,
            [](auto& b, ResponderResource& resource) { describe(b, resource); });
-    a.list("responses", resp.responses, max_responses,
-           [](auto& b, Response& response) { describe(b, response); });
+    std::vector<OwedAnswer> answers = owed_answers(resp);
+    a.list("responses", answers, max_owed_answers,
+           [](auto& b, OwedAnswer& answer) { describe(b, answer); });
+    if constexpr (Archive::is_reader) {
+        restore_answers(resp, answers);
+    }
 }
 
 template <typename Archive>

@@ -88,6 +88,13 @@ public:
         }
         return extend();
     }
+    // Room for so many elements: until there are more, push_back() allocates nothing.
+    void reserve(size_t elements)
+    {
+        if (elements > _slots.size()) {
+            resize(std::vector<T>(std::bit_ceil(elements)));
+        }
+    }
     // Gives the slots back to the pool if the ring is empty.
     void release(SlotPool<T>& pool)
     {
