@@ -40,6 +40,7 @@ enum class SectionKind : uint16_t {
     roce_cq = 20,
     roce_srq = 21,
     roce_qp = 22,
+    roce_overrun = 23,
     verbs_gid = 32,
     verbs_pd = 33,
     verbs_mr = 34,

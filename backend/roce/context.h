@@ -35,11 +35,16 @@ struct Srq {
     uint32_t users = 0;
 };
 
+struct Cq {
+    uint32_t users = 0;
+    bool overrun = false; // a completion was lost; not all its QPs have failed yet
+};
+
 struct Context {
     Context(const Limits& device_limits, GuestMemory& guest_memory, Statistics& statistics,
             Link& network)
         : limits(device_limits), memory(guest_memory), stats(statistics), link(network),
-          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len), srqs(limits.max_srq)
+          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len), srqs(limits.max_srq), cqs(limits.max_cq)
     {}
 
     Limits limits;
@@ -51,6 +56,7 @@ struct Context {
     MemoryRegions regions;
     GidTable gids;
     HandleTable<Srq> srqs;
+    HandleTable<Cq> cqs;
     TimerQueue timers;
     FrameBuilder builder;
     Mac mac{};
@@ -64,8 +70,10 @@ struct Context {
     // like; and requests and READ responses, which have to wait for those.
     GrowingRing<uint32_t> answering;
     GrowingRing<uint32_t> ready;
-    // CQs that have lost a completion of a QP that is not in error yet.
+    // CQs that have overrun and of which not all QPs have failed, each once; whether one
+    // has come since the engine looked.
     std::vector<uint32_t> overrun_cqs;
+    bool overrun_noted = false;
     // Slots of the QPs' queues, of which most are empty at any time.
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
@@ -126,7 +134,18 @@ struct Context {
         ++stats.completions;
         stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
         if (!client->complete(cq, completion) && qp.state != IBV_QPS_ERR) {
-            overrun_cqs.push_back(cq); // its QPs are for Engine::run to fail
+            note_overrun(cq);
+        }
+    }
+
+    // The CQ has lost a completion; its QPs are for Engine::run() to fail.
+    void note_overrun(uint32_t id)
+    {
+        Cq* cq = cqs.find(id);
+        if (!cq->overrun) {
+            cq->overrun = true;
+            overrun_cqs.push_back(id);
+            overrun_noted = true;
         }
     }
 

@@ -24,7 +24,7 @@ bool is_draining(const QueuePair& qp)
 
 Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
     : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
-      _datagram(_ctx, _requester), _pds(limits.max_pd), _cqs(limits.max_cq),
+      _datagram(_ctx, _requester), _pds(limits.max_pd),
       _qps(limits.max_qp, first_qp_id)
 {
     _ctx.find_by_qpn = [this](uint32_t qpn) { return find_by_qpn(qpn); };
@@ -35,7 +35,7 @@ void Engine::reset()
     _gsi.reset();
     _qps.clear();
     _ctx.srqs.clear();
-    _cqs.clear();
+    _ctx.cqs.clear();
     _ctx.regions.clear();
     _mr_pd.clear();
     _pds.clear();
@@ -45,6 +45,7 @@ void Engine::reset()
     _ctx.answering.clear();
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
+    _ctx.overrun_noted = false;
 }
 
 Result<uint32_t> Engine::alloc_pd()
@@ -102,16 +103,19 @@ int Engine::dereg_mr(uint32_t id)
 
 Result<uint32_t> Engine::create_cq()
 {
-    auto [cq, id] = _cqs.emplace();
+    auto [cq, id] = _ctx.cqs.emplace();
     if (!cq) {
         return std::unexpected(ENOMEM);
+    }
+    if (_ctx.overrun_cqs.capacity() < _ctx.cqs.size()) {
+        _ctx.overrun_cqs.reserve(2 * _ctx.cqs.size());
     }
     return id;
 }
 
 int Engine::destroy_cq(uint32_t id)
 {
-    Cq* cq = _cqs.find(id);
+    Cq* cq = _ctx.cqs.find(id);
     if (!cq) {
         return ENOENT;
     }
@@ -119,7 +123,7 @@ int Engine::destroy_cq(uint32_t id)
         return EBUSY;
     }
     std::erase(_ctx.overrun_cqs, id);
-    _cqs.erase(id);
+    _ctx.cqs.erase(id);
     return 0;
 }
 
@@ -184,8 +188,8 @@ void Engine::count_qp_users(const QpInit& init, int change)
 {
     auto add = static_cast<uint32_t>(change);
     _pds.find(init.pd)->users += add;
-    _cqs.find(init.send_cq)->users += add;
-    _cqs.find(init.recv_cq)->users += add;
+    _ctx.cqs.find(init.send_cq)->users += add;
+    _ctx.cqs.find(init.recv_cq)->users += add;
     if (init.use_srq) {
         _ctx.srqs.find(init.srq)->users += add;
     }
@@ -193,7 +197,7 @@ void Engine::count_qp_users(const QpInit& init, int change)
 
 bool Engine::has_parts_of(const QpInit& init) const
 {
-    return _pds.find(init.pd) && _cqs.find(init.send_cq) && _cqs.find(init.recv_cq) &&
+    return _pds.find(init.pd) && _ctx.cqs.find(init.send_cq) && _ctx.cqs.find(init.recv_cq) &&
            (!init.use_srq || _ctx.srqs.find(init.srq));
 }
 
@@ -231,7 +235,16 @@ Result<QpNumbers> Engine::create_qp(const QpInit& init)
     qp->init = init;
     reset_qp(*qp);
     count_qp_users(init, 1);
+    reserve_turns();
     return QpNumbers{id, qp->qpn};
+}
+
+// So that no packet that gives a QP something to send needs memory for that.
+void Engine::reserve_turns()
+{
+    size_t qps = count(ObjectKind::qp);
+    _ctx.ready.reserve(qps);
+    _ctx.answering.reserve(qps);
 }
 
 int Engine::destroy_qp(uint32_t id)
@@ -241,6 +254,12 @@ int Engine::destroy_qp(uint32_t id)
         return ENOENT;
     }
     count_qp_users(qp->init, -1);
+    if (qp->scheduled) {
+        _ctx.ready.remove(id);
+    }
+    if (qp->answering) {
+        _ctx.answering.remove(id);
+    }
     if (qp->init.gsi) {
         _gsi.reset();
     } else {
@@ -364,7 +383,7 @@ bool Engine::exists(ObjectKind kind, uint32_t id) const
     case ObjectKind::mr:
         return _ctx.regions.exists(id);
     case ObjectKind::cq:
-        return _cqs.find(id);
+        return _ctx.cqs.find(id);
     case ObjectKind::srq:
         return _ctx.srqs.find(id);
     case ObjectKind::qp:
@@ -381,7 +400,7 @@ size_t Engine::count(ObjectKind kind) const
     case ObjectKind::mr:
         return _ctx.regions.size();
     case ObjectKind::cq:
-        return _cqs.size();
+        return _ctx.cqs.size();
     case ObjectKind::srq:
         return _ctx.srqs.size();
     case ObjectKind::qp:

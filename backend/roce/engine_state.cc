@@ -182,7 +182,7 @@ void Engine::save(migration::StreamWriter& stream)
     _ctx.regions.for_each([&](uint32_t id, MemoryRegion& mr) {
         stream.section(SectionKind::roce_mr, [&](auto& a) { describe(a, id, mr, 0); });
     });
-    _cqs.for_each([&](uint32_t id, Cq&) {
+    _ctx.cqs.for_each([&](uint32_t id, Cq&) {
         stream.section(SectionKind::roce_cq, [&](auto& a) { a.u32("id", id); });
     });
     _ctx.srqs.for_each([&](uint32_t id, Srq& srq) {
@@ -194,6 +194,9 @@ void Engine::save(migration::StreamWriter& stream)
             deadline == no_deadline ? no_deadline : std::max<int64_t>(deadline - _stopped_at, 0);
         stream.section(SectionKind::roce_qp, [&](auto& a) { describe(a, qp, remaining); });
     });
+    for (uint32_t cq : _ctx.overrun_cqs) {
+        stream.section(SectionKind::roce_overrun, [&](auto& a) { a.u32("cq", cq); });
+    }
 }
 
 Status Engine::load(const Section& section)
@@ -213,6 +216,8 @@ Status Engine::load(const Section& section)
         return load_srq(section);
     case SectionKind::roce_qp:
         return load_qp(section);
+    case SectionKind::roce_overrun:
+        return load_overrun(section);
     default:
         return wrong("a section that the roce backend does not have");
     }
@@ -276,7 +281,7 @@ Status Engine::load_cq(const Section& section)
 {
     uint32_t id = 0;
     Status read = read_section(section, [&](auto& a) { a.u32("id", id); });
-    if (read && !_cqs.insert(id, Cq{})) {
+    if (read && !_ctx.cqs.insert(id, Cq{})) {
         return wrong(fmt::format("CQ {} does not fit", id));
     }
     return read;
@@ -296,6 +301,22 @@ Status Engine::load_srq(const Section& section)
         return wrong(fmt::format("SRQ {} does not fit", id));
     }
     ++pd->users;
+    return {};
+}
+
+// A CQ whose QPs are about to fail.
+Status Engine::load_overrun(const Section& section)
+{
+    uint32_t id = 0;
+    Status read = read_section(section, [&](auto& a) { a.u32("cq", id); });
+    if (!read) {
+        return read;
+    }
+    Cq* cq = _ctx.cqs.find(id);
+    if (!cq || cq->overrun) {
+        return wrong(fmt::format("CQ {} does not exist or has overrun twice", id));
+    }
+    _ctx.note_overrun(id);
     return {};
 }
 
@@ -336,6 +357,7 @@ Status Engine::load_qp(const Section& section)
         return wrong(fmt::format("QP {}: its id is out of range", id));
     }
     count_qp_users(init, 1);
+    reserve_turns();
     return {};
 }
 

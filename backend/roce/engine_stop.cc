@@ -57,11 +57,8 @@ void Engine::stop(int64_t now)
     while (!_ctx.loopback.empty()) {
         receive_own(now);
     }
-    if (!_ctx.overrun_cqs.empty()) {
-        fail_qps_of_overrun_cqs();
-    }
     _stopped_at = now;
-    _refusals.clear();
+    _refusals.assign(std::max(_qps.end(), gsi_qpn + 1), 0);
 }
 
 void Engine::receive_stopped(std::span<const uint8_t> frame)
@@ -76,9 +73,6 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
         qp->peer_rnr_retry == 0) {
         ++_ctx.stats.drop_stopped;
         return;
-    }
-    if (_refusals.size() <= qp->id) {
-        _refusals.resize(qp->id + 1);
     }
     uint8_t& refusals = _refusals[qp->id];
     FrameBuilder& builder =

@@ -93,6 +93,8 @@ public:
     }
 
     size_t size() const { return _size; }
+    // One past the highest id in use.
+    uint32_t end() const { return _first + static_cast<uint32_t>(_slots.size()); }
 
     // fn(id, object) for each, in the order of ids.
     template <typename Fn>
