@@ -81,6 +81,15 @@ struct Context {
     // Whether emit() may be called.
     bool can_emit() const { return !link_blocked && loopback.size() < max_loopback; }
 
+    // The packet has shown that its sender may talk to one of our QPs: what VLAN it comes
+    // on is that of the GID it is for, if that is not known. Our own frames tell nothing.
+    void learn_vlan(const Packet& packet)
+    {
+        if (!gids.owns(packet.source)) {
+            gids.learn(packet.destination, packet.vlan);
+        }
+    }
+
     // Begins a frame along path in builder (see FrameBuilder::begin).
     FrameBuilder& begin_frame(const Path& path, uint8_t opcode, uint32_t destination_qp,
                               uint32_t psn, bool ack_request = false, bool solicited = false)

@@ -92,9 +92,6 @@ void Engine::dispatch(const Packet& packet)
         ++_ctx.stats.drop_pkey;
         return;
     }
-    if (!_ctx.gids.owns(packet.source)) {
-        _ctx.gids.learn(packet.destination, packet.vlan);
-    }
     if (qp->is_datagram()) {
         _datagram.handle(*qp, packet);
         return;
@@ -106,6 +103,9 @@ void Engine::dispatch(const Packet& packet)
     if (!is_from_peer(*qp, packet)) {
         ++_ctx.stats.drop_peer_mismatch;
         return;
+    }
+    if (qp->can_receive()) {
+        _ctx.learn_vlan(packet);
     }
     if (packet.is_response()) {
         _requester.handle_response(*qp, packet);
