@@ -39,10 +39,10 @@ struct MemoryRegion {
 
 // A fast registration (11.2.8.4), taken from a SendRequest.
 struct FastRegistration {
-    uint64_t iova;
-    uint64_t length;
-    uint32_t key;
-    int access;
+    uint64_t iova = 0;
+    uint64_t length = 0;
+    uint32_t key = 0;
+    int access = 0;
     std::vector<uint64_t> pages;
 };
 

@@ -37,7 +37,6 @@ struct SendWqe {
     uint32_t remote_qkey;
     AddressVector av;
     std::vector<ibv_sge> sges;
-    FastRegistration fast_reg; // wr_fast_reg
     uint64_t length;      // bytes
     uint32_t first_psn;
     uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation
@@ -45,6 +44,11 @@ struct SendWqe {
     bool is_read() const { return opcode == IBV_WR_RDMA_READ; }
     bool is_atomic() const { return rdma::is_atomic(opcode); }
     bool has_response() const { return is_read() || is_atomic(); }
+    // Whether RequesterState::registration is this one's.
+    bool awaits_registration() const
+    {
+        return opcode == wr_fast_reg && !initiated && status == IBV_WC_SUCCESS;
+    }
     uint32_t end_psn() const { return psn_add(first_psn, num_packets); }
 };
 
@@ -53,6 +57,9 @@ struct SendWqe {
 struct RequesterState {
     GrowingRing<SendWqe> sq; // accepted, not completed, oldest first
     size_t cursor = 0;       // in sq: the WQE to send from next
+    // What the fast registration in sq asks for that has not been carried out. There is
+    // one at most: a request is accepted when all before it have been begun.
+    FastRegistration registration;
     uint32_t next_psn = 0;   // of the next WQE accepted
     uint32_t send_psn = 0;   // of the next packet; behind max_psn while sending again
     uint32_t max_psn = 0;    // one past the highest PSN ever sent

@@ -5,6 +5,8 @@
 // value may be beyond its range is checked in engine_state.cc.
 #pragma once
 
+#include <utility>
+
 #include "archive.h"
 #include "attribute_fields.h"
 #include "gid_table.h"
@@ -97,7 +99,7 @@ void describe(Archive& a, Path& path)
 }
 
 template <typename Archive>
-void describe(Archive& a, SendWqe& wqe)
+void describe(Archive& a, SendWqe& wqe, FastRegistration& registration)
 {
     a.u64("wr_id", wqe.wr_id);
     a.u16("opcode", wqe.opcode, wr_fast_reg);
@@ -115,11 +117,11 @@ void describe(Archive& a, SendWqe& wqe)
     a.record("av", [&] { describe(a, wqe.av.attr); });
     a.bytes("dmac", wqe.av.dmac);
     a.list("sges", wqe.sges, max_sge_limit, [](auto& b, ibv_sge& sge) { describe(b, sge); });
-    a.u64("fast_reg_iova", wqe.fast_reg.iova);
-    a.u64("fast_reg_length", wqe.fast_reg.length);
-    a.u32("fast_reg_key", wqe.fast_reg.key);
-    a.u16("fast_reg_access", wqe.fast_reg.access, access_mask);
-    a.pages("fast_reg_pages", wqe.fast_reg.pages, max_fast_reg_pages);
+    a.u64("fast_reg_iova", registration.iova);
+    a.u64("fast_reg_length", registration.length);
+    a.u32("fast_reg_key", registration.key);
+    a.u16("fast_reg_access", registration.access, access_mask);
+    a.pages("fast_reg_pages", registration.pages, max_fast_reg_pages);
     a.u32("first_psn", wqe.first_psn, psn_mask);
     a.u32("num_packets", wqe.num_packets, psn_mask);
 }
@@ -139,7 +141,25 @@ void describe(Archive& a, RequesterState& req, int64_t& remaining)
     a.u32("rnr_psn", req.rnr_psn, psn_mask);
     a.flag("recovering", req.recovering);
     a.u64("timer_remaining", remaining, static_cast<uint64_t>(no_deadline));
-    a.list("sq", req.sq, max_accepted, [](auto& b, SendWqe& wqe) { describe(b, wqe); });
+    bool registers = false;
+    a.list("sq", req.sq, max_accepted, [&](auto& b, SendWqe& wqe) {
+        // Of one that has been carried out nothing is left.
+        FastRegistration registration;
+        if constexpr (!Archive::is_reader) {
+            if (wqe.awaits_registration()) {
+                registration = req.registration;
+            }
+        }
+        describe(b, wqe, registration);
+        if constexpr (Archive::is_reader) {
+            if (wqe.awaits_registration() && std::exchange(registers, true)) {
+                b.fail("fast_reg_pages", "belong to a second registration to carry out");
+            }
+            if (wqe.awaits_registration()) {
+                req.registration = std::move(registration);
+            }
+        }
+    });
 }
 
 template <typename Archive>
