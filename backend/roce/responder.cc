@@ -557,9 +557,7 @@ void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
 void Responder::wake(QueuePair& qp)
 {
     if (qp.peer_rnr_retry == rnr_retry_infinite) {
-        if (qp.resp.nak_pending == ResponderState::no_nak) {
-            send_nak(qp, aeth_wake);
-        }
+        send_nak(qp, aeth_wake); // another NAK of the same packet says no more
     } else {
         qp.resp.ack_pending = true;
         _ctx.schedule_answer(qp);

@@ -169,10 +169,10 @@ TEST_F(Responding, what_is_owed_moves_along)
     connect_up();
     block_link();
     write(psn);
-    read(psn + 1);
-    run();
-    write(psn);         // a duplicate from before the READ
-    write(psn + 4);     // a gap
+    read(psn + 1, 2048);
+    run();          // the READ's first packet
+    write(psn);     // a duplicate from before the READ
+    write(psn + 5); // a gap
     answers.clear();
     b.engine.stop(network.now);
     b.migrate(network.now);
@@ -182,9 +182,9 @@ TEST_F(Responding, what_is_owed_moves_along)
     ASSERT_EQ(answers.size(), 3u);
     EXPECT_EQ(answers[0].psn, psn);
     EXPECT_EQ(answers[0].op, op_acknowledge);
-    EXPECT_EQ(answers[1].psn, psn + 1);
-    EXPECT_EQ(answers[1].op, op_read_response_only);
-    EXPECT_EQ(answers[2].psn, psn + 2);
+    EXPECT_EQ(answers[1].psn, psn + 2);
+    EXPECT_EQ(answers[1].op, op_read_response_last);
+    EXPECT_EQ(answers[2].psn, psn + 3);
     EXPECT_NE(answers[2].syndrome & aeth_type_mask, aeth_ack);
 }
 
