@@ -44,7 +44,7 @@ struct Context {
     Context(const Limits& device_limits, GuestMemory& guest_memory, Statistics& statistics,
             Link& network)
         : limits(device_limits), memory(guest_memory), stats(statistics), link(network),
-          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len), srqs(limits.max_srq), cqs(limits.max_cq)
+          regions(limits.max_mr, limits.max_mr_size, memory, limits.number_seed), gids(limits.gid_tbl_len), srqs(limits.max_srq), cqs(limits.max_cq)
     {}
 
     Limits limits;

@@ -113,7 +113,6 @@ private:
     void reserve_turns();
     void count_qp_users(const QpInit& init, int change);
     bool has_parts_of(const QpInit& init) const;
-    void own_mr(uint32_t id, uint32_t pd);
 
     // engine_state.cc
     migration::Status load_port(const migration::Section& section);
@@ -124,16 +123,17 @@ private:
     migration::Status load_srq(const migration::Section& section);
     migration::Status load_qp(const migration::Section& section);
     migration::Status load_overrun(const migration::Section& section);
+    migration::Status load_numbers(const migration::Section& section);
 
     Context _ctx;
     Requester _requester;
     Responder _responder;
     Datagram _datagram;
     HandleTable<Pd> _pds;
-    std::vector<uint32_t> _mr_pd; // by MR id
     HandleTable<QueuePair> _qps;
     std::unique_ptr<QueuePair> _gsi;
-    std::vector<uint8_t> _generation; // by QP id
+    std::vector<uint8_t> _generation; // by QP id: of the next QP that has it
+    uint8_t _first_generation;        // of ids that have not had one
     int64_t _stopped_at = 0;          // nanoseconds
     // Of fail_qps_of_overrun_cqs(): QP ids to look at, from which one on.
     uint32_t _qps_to_check = 0;

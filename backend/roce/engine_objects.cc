@@ -25,8 +25,14 @@ bool is_draining(const QueuePair& qp)
 Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
     : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
       _datagram(_ctx, _requester), _pds(limits.max_pd),
-      _qps(limits.max_qp, first_qp_id)
+      _qps(limits.max_qp, first_qp_id),
+      // Other bits than the regions': a QPN does not tell where keys begin.
+      _first_generation(static_cast<uint8_t>(limits.number_seed >> 32))
 {
+    if (limits.max_qp > first_qp_id) {
+        _qps.rotate(first_qp_id + static_cast<uint32_t>((limits.number_seed >> 40) %
+                                                        (limits.max_qp - first_qp_id)));
+    }
     _ctx.find_by_qpn = [this](uint32_t qpn) { return find_by_qpn(qpn); };
 }
 
@@ -37,7 +43,6 @@ void Engine::reset()
     _ctx.srqs.clear();
     _ctx.cqs.clear();
     _ctx.regions.clear();
-    _mr_pd.clear();
     _pds.clear();
     _ctx.gids.clear();
     _ctx.timers.clear();
@@ -77,28 +82,17 @@ Result<MrKeys> Engine::reg_mr(const MrInit& init)
     }
     auto keys = _ctx.regions.add(init);
     if (keys) {
-        own_mr(keys->id, init.pd);
+        ++_pds.find(init.pd)->users;
     }
     return keys;
 }
 
-// The region counts as a user of its PD.
-void Engine::own_mr(uint32_t id, uint32_t pd)
-{
-    ++_pds.find(pd)->users;
-    if (_mr_pd.size() <= id) {
-        _mr_pd.resize(id + 1);
-    }
-    _mr_pd[id] = pd;
-}
-
 int Engine::dereg_mr(uint32_t id)
 {
-    int error = _ctx.regions.remove(id);
-    if (error == 0) {
-        --_pds.find(_mr_pd[id])->users;
+    if (const MemoryRegion* mr = _ctx.regions.at(id)) {
+        --_pds.find(mr->pd)->users;
     }
-    return error;
+    return _ctx.regions.remove(id);
 }
 
 Result<uint32_t> Engine::create_cq()
@@ -227,9 +221,7 @@ Result<QpNumbers> Engine::create_qp(const QpInit& init)
     qp->id = id;
     qp->qpn = id;
     if (!init.gsi && limits.qpn_generations) {
-        if (_generation.size() <= id) {
-            _generation.resize(id + 1);
-        }
+        _generation.resize(limits.max_qp, _first_generation);
         qp->qpn |= static_cast<uint32_t>(_generation[id]++) << qpn_generation_shift;
     }
     qp->init = init;
@@ -381,7 +373,7 @@ bool Engine::exists(ObjectKind kind, uint32_t id) const
     case ObjectKind::pd:
         return _pds.find(id);
     case ObjectKind::mr:
-        return _ctx.regions.exists(id);
+        return _ctx.regions.at(id);
     case ObjectKind::cq:
         return _ctx.cqs.find(id);
     case ObjectKind::srq:

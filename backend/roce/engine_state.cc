@@ -168,7 +168,12 @@ Status complete_responder(QueuePair& qp)
 
 void Engine::save(migration::StreamWriter& stream)
 {
-    PortState port{_ctx.mac, _ctx.regions.key_variant(), _generation};
+    // Up to the last that has changed.
+    std::vector<uint8_t> generations = _generation;
+    while (!generations.empty() && generations.back() == _first_generation) {
+        generations.pop_back();
+    }
+    PortState port{_ctx.mac, _ctx.regions.key_variant(), std::move(generations)};
     stream.section(SectionKind::roce_port, [&](auto& a) { describe(a, port); });
     for (uint32_t index = 0; index < _ctx.limits.gid_tbl_len; ++index) {
         if (const GidTable::Entry* found = _ctx.gids.find(index)) {
@@ -194,6 +199,8 @@ void Engine::save(migration::StreamWriter& stream)
             deadline == no_deadline ? no_deadline : std::max<int64_t>(deadline - _stopped_at, 0);
         stream.section(SectionKind::roce_qp, [&](auto& a) { describe(a, qp, remaining); });
     });
+    NumberState numbers{_qps.next(), _ctx.regions.next_id()};
+    stream.section(SectionKind::roce_numbers, [&](auto& a) { describe(a, numbers); });
     for (uint32_t cq : _ctx.overrun_cqs) {
         stream.section(SectionKind::roce_overrun, [&](auto& a) { a.u32("cq", cq); });
     }
@@ -218,6 +225,8 @@ Status Engine::load(const Section& section)
         return load_qp(section);
     case SectionKind::roce_overrun:
         return load_overrun(section);
+    case SectionKind::roce_numbers:
+        return load_numbers(section);
     default:
         return wrong("a section that the roce backend does not have");
     }
@@ -269,11 +278,10 @@ Status Engine::load_mr(const Section& section)
         return read;
     }
     Pd* pd = _pds.find(mr.pd);
-    uint32_t pd_id = mr.pd;
     if (!pd || !_ctx.regions.restore(id, std::move(mr))) {
         return wrong(fmt::format("MR {} does not fit", id));
     }
-    own_mr(id, pd_id);
+    ++pd->users;
     return {};
 }
 
@@ -301,6 +309,22 @@ Status Engine::load_srq(const Section& section)
         return wrong(fmt::format("SRQ {} does not fit", id));
     }
     ++pd->users;
+    return {};
+}
+
+// Numbers go on from where they were. A stream of an earlier version leaves them where
+// they begin in this process.
+Status Engine::load_numbers(const Section& section)
+{
+    NumberState numbers;
+    Status read = read_section(section, [&](auto& a) { describe(a, numbers); });
+    if (!read) {
+        return read;
+    }
+    if (!_qps.is_id(numbers.next_qp) || !_ctx.regions.set_next_id(numbers.next_mr)) {
+        return wrong("the next QP or MR has an id that is out of range");
+    }
+    _qps.rotate(numbers.next_qp);
     return {};
 }
 

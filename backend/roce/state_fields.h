@@ -30,6 +30,19 @@ struct PortState {
     std::vector<uint8_t> qpn_generations; // of each QP id, from 0 on
 };
 
+// The ids that come next, if they are free.
+struct NumberState {
+    uint32_t next_qp = 0;
+    uint32_t next_mr = 0;
+};
+
+template <typename Archive>
+void describe(Archive& a, NumberState& numbers)
+{
+    a.u32("next_qp", numbers.next_qp);
+    a.u32("next_mr", numbers.next_mr);
+}
+
 template <typename Archive>
 void describe(Archive& a, PortState& port)
 {

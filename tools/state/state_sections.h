@@ -50,6 +50,9 @@ bool describe_section(Archive& a, migration::SectionKind kind)
         describe(a, qp, remaining);
         return true;
     }
+    case SectionKind::roce_numbers:
+        whole(roce::NumberState{});
+        return true;
     case SectionKind::roce_overrun:
         a.u32("cq", id);
         return true;
