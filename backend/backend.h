@@ -6,8 +6,7 @@
 // backend/verbs) knows nothing of guest layouts.
 //
 // Objects are named by small integers: an id is at least 0 and less than the
-// limit the backend was created with, the lowest free one is handed out. Ids
-// are what a device shows its guest as handles.
+// limit the backend was created with. Ids are what a device shows its guest as handles.
 //
 // Errors are positive errno values: EINVAL (bad argument or transition),
 // ENOMEM (a limit is reached), EBUSY (still in use), ENOENT (no such object).
@@ -79,6 +78,10 @@ struct Limits {
     uint32_t max_qp_init_rd_atom; // initiator depth
     bool qpn_generations;         // QPNs may differ from ids (see QpNumbers)
     uint32_t roce_version;        // 1 or 2
+    // From which a backend makes the first of the numbers that it hands out itself, QPNs
+    // and keys: random, so that a life of the VM does not begin with those of the one
+    // before. 0: they begin with the lowest.
+    uint64_t number_seed = 0;
 };
 
 // Where packets of a connected QP or a datagram go: what libibverbs keeps in
@@ -193,8 +196,9 @@ struct QpInit {
 };
 
 // A QP's id and the number it goes by on the wire. With qpn_generations the
-// QPN is id plus a generation in bits 16 to 23, so that a number is not used
-// again at once; without, it is the id (the GSI QP apart: always QPN 1).
+// QPN is id plus a generation in bits 16 to 23; without, it is the id (the GSI QP
+// apart: always QPN 1). Where the backend hands the numbers out itself, one is not used
+// again before the others have been.
 struct QpNumbers {
     uint32_t id;
     uint32_t qpn;

@@ -98,6 +98,10 @@ std::string_view name_of(SectionKind kind)
         return "roce-srq";
     case SectionKind::roce_qp:
         return "roce-qp";
+    case SectionKind::roce_numbers:
+        return "roce-numbers";
+    case SectionKind::roce_overrun:
+        return "roce-overrun";
     case SectionKind::verbs_gid:
         return "verbs-gid";
     case SectionKind::verbs_pd:

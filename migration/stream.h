@@ -42,6 +42,8 @@ enum class SectionKind : uint16_t {
     roce_cq = 20,
     roce_srq = 21,
     roce_qp = 22,
+    roce_numbers = 23,
+    roce_overrun = 24,
     verbs_gid = 32,
     verbs_pd = 33,
     verbs_mr = 34,

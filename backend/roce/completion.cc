@@ -90,7 +90,7 @@ void flush_receive_queue(Context& context, QueuePair& qp)
     }
 }
 
-void enter_error(Context& context, QueuePair& qp, ibv_wc_status status)
+void enter_error(Context& context, QueuePair& qp, ibv_wc_status status, Owed owed)
 {
     if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_RESET) {
         return;
@@ -99,6 +99,9 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status)
     qp.state = IBV_QPS_ERR;
     qp.req.rnr_wait = false;
     qp.resp.message = ResponderState::Message::none;
+    if (owed == Owed::is_dropped) {
+        qp.resp.forget_answers();
+    }
     context.set_timer(qp, no_deadline);
     if (status != IBV_WC_WR_FLUSH_ERR && !qp.req.sq.empty()) {
         complete_send(context, qp, status);

@@ -35,11 +35,16 @@ struct Srq {
     uint32_t users = 0;
 };
 
+struct Cq {
+    uint32_t users = 0;
+    bool overrun = false; // a completion was lost; not all its QPs have failed yet
+};
+
 struct Context {
     Context(const Limits& device_limits, GuestMemory& guest_memory, Statistics& statistics,
             Link& network)
         : limits(device_limits), memory(guest_memory), stats(statistics), link(network),
-          regions(limits.max_mr, limits.max_mr_size, memory), gids(limits.gid_tbl_len), srqs(limits.max_srq)
+          regions(limits.max_mr, limits.max_mr_size, memory, limits.number_seed), gids(limits.gid_tbl_len), srqs(limits.max_srq), cqs(limits.max_cq)
     {}
 
     Limits limits;
@@ -51,6 +56,7 @@ struct Context {
     MemoryRegions regions;
     GidTable gids;
     HandleTable<Srq> srqs;
+    HandleTable<Cq> cqs;
     TimerQueue timers;
     FrameBuilder builder;
     Mac mac{};
@@ -65,18 +71,28 @@ struct Context {
     // like; and requests and READ responses, which have to wait for those.
     GrowingRing<uint32_t> answering;
     GrowingRing<uint32_t> ready;
-    // CQs that have lost a completion of a QP that is not in error yet.
+    // CQs that have overrun and of which not all QPs have failed, each once; whether one
+    // has come since the engine looked.
     std::vector<uint32_t> overrun_cqs;
+    bool overrun_noted = false;
     // Slots of the QPs' queues, of which most are empty at any time.
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
-    SlotPool<Response> response_slots{max_idle_slots};
     size_t accepted = 0; // send requests that all QPs hold (RequesterState::sq)
 
     // Whether emit() may be called.
     bool can_emit() const
     {
         return !resting && !link_blocked && loopback.size() < max_loopback;
+    }
+
+    // The packet has shown that its sender may talk to one of our QPs: what VLAN it comes
+    // on is that of the GID it is for, if that is not known. Our own frames tell nothing.
+    void learn_vlan(const Packet& packet)
+    {
+        if (!gids.owns(packet.source)) {
+            gids.learn(packet.destination, packet.vlan);
+        }
     }
 
     // Begins a frame along path in builder (see FrameBuilder::begin).
@@ -122,11 +138,7 @@ struct Context {
     }
 
     // What an idle QP does not need.
-    void release_slots(QueuePair& qp)
-    {
-        qp.req.sq.release(wqe_slots);
-        qp.resp.responses.release(response_slots);
-    }
+    void release_slots(QueuePair& qp) { qp.req.sq.release(wqe_slots); }
 
     void set_timer(QueuePair& qp, int64_t deadline)
     {
@@ -138,7 +150,18 @@ struct Context {
         ++stats.completions;
         stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
         if (!client->complete(cq, completion) && qp.state != IBV_QPS_ERR) {
-            overrun_cqs.push_back(cq); // its QPs are for Engine::run to fail
+            note_overrun(cq);
+        }
+    }
+
+    // The CQ has lost a completion; its QPs are for Engine::run() to fail.
+    void note_overrun(uint32_t id)
+    {
+        Cq* cq = cqs.find(id);
+        if (!cq->overrun) {
+            cq->overrun = true;
+            overrun_cqs.push_back(id);
+            overrun_noted = true;
         }
     }
 
@@ -199,10 +222,16 @@ private:
     static constexpr uint8_t default_hop_limit = 64;
 };
 
+// What becomes of the answers that a QP owes its peer when it goes to the error state:
+// the consumer may use its buffers for something else from then on. Only what precedes
+// the NAK of a refused request is sent (9.9.3).
+enum class Owed : uint8_t { is_dropped, is_sent };
+
 // Moves the QP to the error state (10.3.1): everything in its queues completes
 // with IBV_WC_WR_FLUSH_ERR, except the oldest send request where status is
 // given.
-void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR);
+void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR,
+                 Owed owed = Owed::is_dropped);
 // In the error state: completes what has been posted since.
 void flush_send_queue(Context& context, QueuePair& qp);
 void flush_receive_queue(Context& context, QueuePair& qp);

@@ -102,6 +102,7 @@ void Datagram::handle(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.drop_qkey;
         return;
     }
+    _ctx.learn_vlan(packet);
     if (!resp.have_recv && !_ctx.pull_recv(qp)) {
         ++_ctx.stats.drop_no_receive;
         return;

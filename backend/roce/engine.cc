@@ -14,6 +14,11 @@ constexpr unsigned burst = 8;
 // may flush two queues, and a guest can have all its QPs time out at once.
 constexpr unsigned max_timeouts = 64;
 
+// What a QP that fails takes of a budget of packets: two queues are flushed.
+constexpr unsigned failure_cost = 8;
+// QPs that one run() looks at for whether they must fail.
+constexpr unsigned max_checked = 4096;
+
 } // namespace
 
 bool Engine::wants(std::span<const uint8_t> frame) const
@@ -87,9 +92,6 @@ void Engine::dispatch(const Packet& packet)
         ++_ctx.stats.drop_pkey;
         return;
     }
-    if (!_ctx.gids.owns(packet.source)) {
-        _ctx.gids.learn(packet.destination, packet.vlan);
-    }
     if (qp->is_datagram()) {
         _datagram.handle(*qp, packet);
         return;
@@ -101,6 +103,9 @@ void Engine::dispatch(const Packet& packet)
     if (!is_from_peer(*qp, packet)) {
         ++_ctx.stats.drop_peer_mismatch;
         return;
+    }
+    if (qp->can_receive()) {
+        _ctx.learn_vlan(packet);
     }
     if (packet.is_response()) {
         _requester.handle_response(*qp, packet);
@@ -134,19 +139,38 @@ bool Engine::transmit(QueuePair& qp)
     return _responder.transmit(qp) || _requester.transmit(qp);
 }
 
-// A CQ that has overrun takes no completions any more, so its QPs are of no use
-// (11.6.3.2): each goes to the error state with a fatal event.
-void Engine::fail_qps_of_overrun_cqs()
+bool Engine::uses_overrun_cq(const QueuePair& qp) const
 {
-    for (uint32_t cq : std::exchange(_ctx.overrun_cqs, {})) {
-        auto fail = [&](QueuePair& qp) {
-            if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) && qp.state != IBV_QPS_RESET &&
-                qp.state != IBV_QPS_ERR) {
-                _ctx.client->async_event(IBV_EVENT_QP_FATAL, qp.id);
-                enter_error(_ctx, qp);
-            }
-        };
-        for_each_qp(fail);
+    return _ctx.cqs.find(qp.init.send_cq)->overrun || _ctx.cqs.find(qp.init.recv_cq)->overrun;
+}
+
+// A CQ that has overrun takes no completions any more, so its QPs are of no use
+// (11.6.3.2): each goes to the error state with a fatal event. As far as the budget goes;
+// the next call goes on.
+void Engine::fail_qps_of_overrun_cqs(unsigned& budget)
+{
+    uint32_t end = std::max(_qps.end(), gsi_qpn + 1);
+    if (std::exchange(_ctx.overrun_noted, false)) {
+        _qps_to_check = end;
+    }
+    for (unsigned i = 0; i < max_checked && budget > 0 && _qps_to_check > 0; ++i) {
+        --_qps_to_check;
+        if (_next_to_check >= end) {
+            _next_to_check = 0;
+        }
+        QueuePair* qp = find(_next_to_check++);
+        if (qp && uses_overrun_cq(*qp) && qp->state != IBV_QPS_RESET &&
+            qp->state != IBV_QPS_ERR) {
+            budget -= std::min(budget, failure_cost);
+            _ctx.client->async_event(IBV_EVENT_QP_FATAL, qp->id);
+            enter_error(_ctx, *qp);
+        }
+    }
+    if (_qps_to_check == 0) {
+        for (uint32_t cq : _ctx.overrun_cqs) {
+            _ctx.cqs.find(cq)->overrun = false;
+        }
+        _ctx.overrun_cqs.clear();
     }
 }
 
@@ -199,24 +223,24 @@ bool Engine::answer(unsigned& budget)
 bool Engine::run(int64_t now, unsigned budget)
 {
     _ctx.now = now;
+    if (!_ctx.overrun_cqs.empty() && !_ctx.resting) {
+        fail_qps_of_overrun_cqs(budget);
+    }
     while (budget > 0 && !_ctx.resting) {
-        if (!_ctx.overrun_cqs.empty()) {
-            fail_qps_of_overrun_cqs();
-        }
         if (!_ctx.loopback.empty()) {
             receive_own(now);
             --budget;
             continue;
         }
         if (!_ctx.can_emit()) {
-            return false;
+            break;
         }
         if (answer(budget)) {
             continue;
         }
         QueuePair* qp = next_of(_ctx.ready, &QueuePair::scheduled);
         if (!qp) {
-            return false;
+            break;
         }
         bool more = true;
         for (unsigned i = 0; i < burst && budget > 0 && more && _ctx.can_emit(); ++i) {

@@ -94,13 +94,6 @@ private:
     struct Pd {
         uint32_t users = 0;
     };
-    struct Cq {
-        uint32_t users = 0;
-    };
-    // MRs know their PD; this is only for counting its users.
-    struct MrOwner {
-        uint32_t pd;
-    };
 
     QueuePair* find(uint32_t id) const { return id == gsi_qpn ? _gsi.get() : _qps.find(id); }
     QueuePair* find_by_qpn(uint32_t qpn) const;
@@ -119,12 +112,13 @@ private:
     QueuePair* next_of(GrowingRing<uint32_t>& list, bool QueuePair::*listed);
     bool answer(unsigned& budget);
     bool transmit(QueuePair& qp);
-    void fail_qps_of_overrun_cqs();
+    void fail_qps_of_overrun_cqs(unsigned& budget);
+    bool uses_overrun_cq(const QueuePair& qp) const;
     int enter_state(QueuePair& qp, ibv_qp_state to);
     void reset_qp(QueuePair& qp);
+    void reserve_turns();
     void count_qp_users(const QpInit& init, int change);
     bool has_parts_of(const QpInit& init) const;
-    void own_mr(uint32_t id, uint32_t pd);
 
     // engine_state.cc
     migration::Status load_port(const migration::Section& section);
@@ -134,18 +128,22 @@ private:
     migration::Status load_cq(const migration::Section& section);
     migration::Status load_srq(const migration::Section& section);
     migration::Status load_qp(const migration::Section& section);
+    migration::Status load_overrun(const migration::Section& section);
+    migration::Status load_numbers(const migration::Section& section);
 
     Context _ctx;
     Requester _requester;
     Responder _responder;
     Datagram _datagram;
     HandleTable<Pd> _pds;
-    HandleTable<Cq> _cqs;
-    std::vector<uint32_t> _mr_pd; // by MR id
     HandleTable<QueuePair> _qps;
     std::unique_ptr<QueuePair> _gsi;
-    std::vector<uint8_t> _generation; // by QP id
+    std::vector<uint8_t> _generation; // by QP id: of the next QP that has it
+    uint8_t _first_generation;        // of ids that have not had one
     int64_t _stopped_at = 0;          // nanoseconds
+    // Of fail_qps_of_overrun_cqs(): QP ids to look at, from which one on.
+    uint32_t _qps_to_check = 0;
+    uint32_t _next_to_check = 0;
     std::vector<uint8_t> _refusals;   // by QP id: RNR NAKs sent since the stop
     std::vector<uint8_t> _loopback_frame; // the one being received
 };

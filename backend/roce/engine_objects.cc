@@ -24,9 +24,15 @@ bool is_draining(const QueuePair& qp)
 
 Engine::Engine(const Limits& limits, GuestMemory& memory, Statistics& stats, Link& link)
     : _ctx(limits, memory, stats, link), _requester(_ctx), _responder(_ctx),
-      _datagram(_ctx, _requester), _pds(limits.max_pd), _cqs(limits.max_cq),
-      _qps(limits.max_qp, first_qp_id)
+      _datagram(_ctx, _requester), _pds(limits.max_pd),
+      _qps(limits.max_qp, first_qp_id),
+      // Other bits than the regions': a QPN does not tell where keys begin.
+      _first_generation(static_cast<uint8_t>(limits.number_seed >> 32))
 {
+    if (limits.max_qp > first_qp_id) {
+        _qps.rotate(first_qp_id + static_cast<uint32_t>((limits.number_seed >> 40) %
+                                                        (limits.max_qp - first_qp_id)));
+    }
     _ctx.find_by_qpn = [this](uint32_t qpn) { return find_by_qpn(qpn); };
 }
 
@@ -35,9 +41,8 @@ void Engine::reset()
     _gsi.reset();
     _qps.clear();
     _ctx.srqs.clear();
-    _cqs.clear();
+    _ctx.cqs.clear();
     _ctx.regions.clear();
-    _mr_pd.clear();
     _pds.clear();
     _ctx.gids.clear();
     _ctx.timers.clear();
@@ -46,6 +51,7 @@ void Engine::reset()
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
     _ctx.accepted = 0;
+    _ctx.overrun_noted = false;
 }
 
 Result<uint32_t> Engine::alloc_pd()
@@ -77,42 +83,34 @@ Result<MrKeys> Engine::reg_mr(const MrInit& init)
     }
     auto keys = _ctx.regions.add(init);
     if (keys) {
-        own_mr(keys->id, init.pd);
+        ++_pds.find(init.pd)->users;
     }
     return keys;
 }
 
-// The region counts as a user of its PD.
-void Engine::own_mr(uint32_t id, uint32_t pd)
-{
-    ++_pds.find(pd)->users;
-    if (_mr_pd.size() <= id) {
-        _mr_pd.resize(id + 1);
-    }
-    _mr_pd[id] = pd;
-}
-
 int Engine::dereg_mr(uint32_t id)
 {
-    int error = _ctx.regions.remove(id);
-    if (error == 0) {
-        --_pds.find(_mr_pd[id])->users;
+    if (const MemoryRegion* mr = _ctx.regions.at(id)) {
+        --_pds.find(mr->pd)->users;
     }
-    return error;
+    return _ctx.regions.remove(id);
 }
 
 Result<uint32_t> Engine::create_cq()
 {
-    auto [cq, id] = _cqs.emplace();
+    auto [cq, id] = _ctx.cqs.emplace();
     if (!cq) {
         return std::unexpected(ENOMEM);
+    }
+    if (_ctx.overrun_cqs.capacity() < _ctx.cqs.size()) {
+        _ctx.overrun_cqs.reserve(2 * _ctx.cqs.size());
     }
     return id;
 }
 
 int Engine::destroy_cq(uint32_t id)
 {
-    Cq* cq = _cqs.find(id);
+    Cq* cq = _ctx.cqs.find(id);
     if (!cq) {
         return ENOENT;
     }
@@ -120,7 +118,7 @@ int Engine::destroy_cq(uint32_t id)
         return EBUSY;
     }
     std::erase(_ctx.overrun_cqs, id);
-    _cqs.erase(id);
+    _ctx.cqs.erase(id);
     return 0;
 }
 
@@ -185,8 +183,8 @@ void Engine::count_qp_users(const QpInit& init, int change)
 {
     auto add = static_cast<uint32_t>(change);
     _pds.find(init.pd)->users += add;
-    _cqs.find(init.send_cq)->users += add;
-    _cqs.find(init.recv_cq)->users += add;
+    _ctx.cqs.find(init.send_cq)->users += add;
+    _ctx.cqs.find(init.recv_cq)->users += add;
     if (init.use_srq) {
         _ctx.srqs.find(init.srq)->users += add;
     }
@@ -194,7 +192,7 @@ void Engine::count_qp_users(const QpInit& init, int change)
 
 bool Engine::has_parts_of(const QpInit& init) const
 {
-    return _pds.find(init.pd) && _cqs.find(init.send_cq) && _cqs.find(init.recv_cq) &&
+    return _pds.find(init.pd) && _ctx.cqs.find(init.send_cq) && _ctx.cqs.find(init.recv_cq) &&
            (!init.use_srq || _ctx.srqs.find(init.srq));
 }
 
@@ -224,15 +222,22 @@ Result<QpNumbers> Engine::create_qp(const QpInit& init)
     qp->id = id;
     qp->qpn = id;
     if (!init.gsi && limits.qpn_generations) {
-        if (_generation.size() <= id) {
-            _generation.resize(id + 1);
-        }
+        _generation.resize(limits.max_qp, _first_generation);
         qp->qpn |= static_cast<uint32_t>(_generation[id]++) << qpn_generation_shift;
     }
     qp->init = init;
     reset_qp(*qp);
     count_qp_users(init, 1);
+    reserve_turns();
     return QpNumbers{id, qp->qpn};
+}
+
+// So that no packet that gives a QP something to send needs memory for that.
+void Engine::reserve_turns()
+{
+    size_t qps = count(ObjectKind::qp);
+    _ctx.ready.reserve(qps);
+    _ctx.answering.reserve(qps);
 }
 
 int Engine::destroy_qp(uint32_t id)
@@ -243,6 +248,12 @@ int Engine::destroy_qp(uint32_t id)
     }
     count_qp_users(qp->init, -1);
     _ctx.accepted -= qp->req.sq.size();
+    if (qp->scheduled) {
+        _ctx.ready.remove(id);
+    }
+    if (qp->answering) {
+        _ctx.answering.remove(id);
+    }
     if (qp->init.gsi) {
         _gsi.reset();
     } else {
@@ -314,6 +325,7 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
             qp.state = to;
         }
         enter_error(_ctx, qp);
+        qp.resp.forget_answers(); // it may have been in error with a NAK to send
         return 0;
     case IBV_QPS_RTR:
         if (from == IBV_QPS_INIT) {
@@ -330,6 +342,9 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
         break;
     }
     qp.state = to;
+    if (qp.is_reliable() && qp.can_receive()) {
+        qp.resp.make_room(qp.attr.max_dest_rd_atomic);
+    }
     if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.sq.empty() &&
         qp.attr.en_sqd_async_notify) {
         qp.attr.en_sqd_async_notify = 0;
@@ -361,9 +376,9 @@ bool Engine::exists(ObjectKind kind, uint32_t id) const
     case ObjectKind::pd:
         return _pds.find(id);
     case ObjectKind::mr:
-        return _ctx.regions.exists(id);
+        return _ctx.regions.at(id);
     case ObjectKind::cq:
-        return _cqs.find(id);
+        return _ctx.cqs.find(id);
     case ObjectKind::srq:
         return _ctx.srqs.find(id);
     case ObjectKind::qp:
@@ -380,7 +395,7 @@ size_t Engine::count(ObjectKind kind) const
     case ObjectKind::mr:
         return _ctx.regions.size();
     case ObjectKind::cq:
-        return _cqs.size();
+        return _ctx.cqs.size();
     case ObjectKind::srq:
         return _ctx.srqs.size();
     case ObjectKind::qp:

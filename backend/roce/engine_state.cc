@@ -141,11 +141,15 @@ Status complete_responder(QueuePair& qp)
     using Message = ResponderState::Message;
     if ((resp.message == Message::send &&
          (!resp.have_recv || resp.received > resp.recv_length)) ||
-        resp.write_remaining > max_message || resp.received > max_message) {
+        (resp.message != Message::none &&
+         (resp.write_remaining > max_peer_message || resp.received > max_peer_message))) {
         return wrong(qp, "the message it receives does not fit");
     }
-    if (resp.resources.size() > qp.attr.max_dest_rd_atomic) {
-        return wrong(qp, "it remembers more READs and atomics than it may");
+    if (resp.responses.size() > UINT8_MAX) {
+        return wrong(qp, "it has more answers to send than it may");
+    }
+    if (qp.is_reliable() && qp.can_receive()) {
+        resp.make_room(qp.attr.max_dest_rd_atomic);
     }
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];
@@ -164,7 +168,12 @@ Status complete_responder(QueuePair& qp)
 
 void Engine::save(migration::StreamWriter& stream)
 {
-    PortState port{_ctx.mac, _ctx.regions.key_variant(), _generation};
+    // Up to the last that has changed.
+    std::vector<uint8_t> generations = _generation;
+    while (!generations.empty() && generations.back() == _first_generation) {
+        generations.pop_back();
+    }
+    PortState port{_ctx.mac, _ctx.regions.key_variant(), std::move(generations)};
     stream.section(SectionKind::roce_port, [&](auto& a) { describe(a, port); });
     for (uint32_t index = 0; index < _ctx.limits.gid_tbl_len; ++index) {
         if (const GidTable::Entry* found = _ctx.gids.find(index)) {
@@ -178,7 +187,7 @@ void Engine::save(migration::StreamWriter& stream)
     _ctx.regions.for_each([&](uint32_t id, MemoryRegion& mr) {
         stream.section(SectionKind::roce_mr, [&](auto& a) { describe(a, id, mr, 0); });
     });
-    _cqs.for_each([&](uint32_t id, Cq&) {
+    _ctx.cqs.for_each([&](uint32_t id, Cq&) {
         stream.section(SectionKind::roce_cq, [&](auto& a) { a.u32("id", id); });
     });
     _ctx.srqs.for_each([&](uint32_t id, Srq& srq) {
@@ -190,6 +199,11 @@ void Engine::save(migration::StreamWriter& stream)
             deadline == no_deadline ? no_deadline : std::max<int64_t>(deadline - _stopped_at, 0);
         stream.section(SectionKind::roce_qp, [&](auto& a) { describe(a, qp, remaining); });
     });
+    NumberState numbers{_qps.next(), _ctx.regions.next_id()};
+    stream.section(SectionKind::roce_numbers, [&](auto& a) { describe(a, numbers); });
+    for (uint32_t cq : _ctx.overrun_cqs) {
+        stream.section(SectionKind::roce_overrun, [&](auto& a) { a.u32("cq", cq); });
+    }
 }
 
 Status Engine::load(const Section& section)
@@ -209,6 +223,10 @@ Status Engine::load(const Section& section)
         return load_srq(section);
     case SectionKind::roce_qp:
         return load_qp(section);
+    case SectionKind::roce_overrun:
+        return load_overrun(section);
+    case SectionKind::roce_numbers:
+        return load_numbers(section);
     default:
         return wrong("a section that the roce backend does not have");
     }
@@ -260,11 +278,10 @@ Status Engine::load_mr(const Section& section)
         return read;
     }
     Pd* pd = _pds.find(mr.pd);
-    uint32_t pd_id = mr.pd;
     if (!pd || !_ctx.regions.restore(id, std::move(mr))) {
         return wrong(fmt::format("MR {} does not fit", id));
     }
-    own_mr(id, pd_id);
+    ++pd->users;
     return {};
 }
 
@@ -272,7 +289,7 @@ Status Engine::load_cq(const Section& section)
 {
     uint32_t id = 0;
     Status read = read_section(section, [&](auto& a) { a.u32("id", id); });
-    if (read && !_cqs.insert(id, Cq{})) {
+    if (read && !_ctx.cqs.insert(id, Cq{})) {
         return wrong(fmt::format("CQ {} does not fit", id));
     }
     return read;
@@ -292,6 +309,38 @@ Status Engine::load_srq(const Section& section)
         return wrong(fmt::format("SRQ {} does not fit", id));
     }
     ++pd->users;
+    return {};
+}
+
+// Numbers go on from where they were. A stream of an earlier version leaves them where
+// they begin in this process.
+Status Engine::load_numbers(const Section& section)
+{
+    NumberState numbers;
+    Status read = read_section(section, [&](auto& a) { describe(a, numbers); });
+    if (!read) {
+        return read;
+    }
+    if (!_qps.is_id(numbers.next_qp) || !_ctx.regions.set_next_id(numbers.next_mr)) {
+        return wrong("the next QP or MR has an id that is out of range");
+    }
+    _qps.rotate(numbers.next_qp);
+    return {};
+}
+
+// A CQ whose QPs are about to fail.
+Status Engine::load_overrun(const Section& section)
+{
+    uint32_t id = 0;
+    Status read = read_section(section, [&](auto& a) { a.u32("cq", id); });
+    if (!read) {
+        return read;
+    }
+    Cq* cq = _ctx.cqs.find(id);
+    if (!cq || cq->overrun) {
+        return wrong(fmt::format("CQ {} does not exist or has overrun twice", id));
+    }
+    _ctx.note_overrun(id);
     return {};
 }
 
@@ -334,6 +383,7 @@ Status Engine::load_qp(const Section& section)
     }
     count_qp_users(init, 1);
     _ctx.accepted += accepted;
+    reserve_turns();
     return {};
 }
 

@@ -43,7 +43,7 @@ uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
     uint32_t psn = psn_diff(requested, resp.epsn) < 0 ? requested : resp.epsn;
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];
-        if (response.kind != Response::Kind::acknowledge && !response.again) {
+        if (!response.again) {
             return psn_diff(response.psn, psn) < 0 ? response.psn : psn;
         }
     }
@@ -57,11 +57,8 @@ void Engine::stop(int64_t now)
     while (!_ctx.loopback.empty()) {
         receive_own(now);
     }
-    if (!_ctx.overrun_cqs.empty()) {
-        fail_qps_of_overrun_cqs();
-    }
     _stopped_at = now;
-    _refusals.clear();
+    _refusals.assign(std::max(_qps.end(), gsi_qpn + 1), 0);
 }
 
 void Engine::receive_stopped(std::span<const uint8_t> frame)
@@ -76,9 +73,6 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
         qp->peer_rnr_retry == 0) {
         ++_ctx.stats.drop_stopped;
         return;
-    }
-    if (_refusals.size() <= qp->id) {
-        _refusals.resize(qp->id + 1);
     }
     uint8_t& refusals = _refusals[qp->id];
     FrameBuilder& builder =

@@ -64,10 +64,23 @@ bool for_each_piece(std::span<const ibv_sge> sges, uint64_t offset, uint64_t siz
 
 } // namespace
 
-MemoryRegions::MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory)
-    // Ids begin with 1, so that no region has key 0.
-    : _max_mr_size(max_mr_size), _memory(memory), _table(max_mr + 1, 1)
-{}
+MemoryRegions::MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory,
+                             uint64_t seed)
+    // Ids are 1 and above, so that no region has key 0.
+    : _max_mr_size(max_mr_size), _memory(memory), _table(max_mr + 1, 1),
+      _variant(static_cast<uint8_t>(seed))
+{
+    _table.rotate(1 + static_cast<uint32_t>((seed >> 8) % std::max(max_mr, 1u)));
+}
+
+bool MemoryRegions::set_next_id(uint32_t id)
+{
+    if (!_table.is_id(id)) {
+        return false;
+    }
+    _table.rotate(id);
+    return true;
+}
 
 void MemoryRegions::clear()
 {

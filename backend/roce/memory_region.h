@@ -4,8 +4,8 @@
 // guest memory and packets through them.
 //
 // A key is the region's id in bits 31..8 and a variant in bits 7..0, which a
-// fast registration may change and which differs from use to use of an id, so
-// that a stale key does not reach a new region. L_Key and R_Key are the same.
+// fast registration may change. Ids are used in turn and the variant differs from region
+// to region, so that a stale key does not reach a new region. L_Key and R_Key are the same.
 #pragma once
 
 #include <cstdint>
@@ -39,16 +39,17 @@ struct MemoryRegion {
 
 // A fast registration (11.2.8.4), taken from a SendRequest.
 struct FastRegistration {
-    uint64_t iova;
-    uint64_t length;
-    uint32_t key;
-    int access;
+    uint64_t iova = 0;
+    uint64_t length = 0;
+    uint32_t key = 0;
+    int access = 0;
     std::vector<uint64_t> pages;
 };
 
 class MemoryRegions {
 public:
-    MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory);
+    // Keys begin anywhere, depending on seed; 0: with the lowest.
+    MemoryRegions(uint32_t max_mr, uint64_t max_mr_size, GuestMemory& memory, uint64_t seed = 0);
 
     Result<MrKeys> add(const MrInit& init);
     int remove(uint32_t id);
@@ -83,7 +84,8 @@ public:
                              std::span<const std::byte> in);
 
     size_t size() const { return _table.size(); }
-    bool exists(uint32_t id) const { return _table.find(id); }
+    // The region of that id, or null.
+    const MemoryRegion* at(uint32_t id) const { return _table.find(id); }
     // Pages that regions may have beside those there are.
     uint64_t pages_left() const { return max_pages_registered - _num_pages; }
 
@@ -97,6 +99,9 @@ public:
     [[nodiscard]] bool restore(uint32_t id, MemoryRegion&& mr);
     uint8_t key_variant() const { return _variant; }
     void set_key_variant(uint8_t variant) { _variant = variant; }
+    // The id of the next region.
+    uint32_t next_id() const { return _table.next(); }
+    [[nodiscard]] bool set_next_id(uint32_t id);
 
 private:
     const MemoryRegion* find(uint32_t key) const;

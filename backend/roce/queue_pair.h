@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "growing_ring.h"
@@ -36,7 +37,6 @@ struct SendWqe {
     uint32_t remote_qkey;
     AddressVector av;
     std::vector<ibv_sge> sges;
-    FastRegistration fast_reg; // wr_fast_reg
     uint64_t length;      // bytes
     uint32_t first_psn;
     uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation
@@ -44,6 +44,11 @@ struct SendWqe {
     bool is_read() const { return opcode == IBV_WR_RDMA_READ; }
     bool is_atomic() const { return rdma::is_atomic(opcode); }
     bool has_response() const { return is_read() || is_atomic(); }
+    // Whether RequesterState::registration is this one's.
+    bool awaits_registration() const
+    {
+        return opcode == wr_fast_reg && !initiated && status == IBV_WC_SUCCESS;
+    }
     uint32_t end_psn() const { return psn_add(first_psn, num_packets); }
 };
 
@@ -52,6 +57,9 @@ struct SendWqe {
 struct RequesterState {
     GrowingRing<SendWqe> sq; // accepted, not completed, oldest first
     size_t cursor = 0;       // in sq: the WQE to send from next
+    // What the fast registration in sq asks for that has not been carried out. There is
+    // one at most: a request is accepted when all before it have been begun.
+    FastRegistration registration;
     uint32_t next_psn = 0;   // of the next WQE accepted
     uint32_t send_psn = 0;   // of the next packet; behind max_psn while sending again
     uint32_t max_psn = 0;    // one past the highest PSN ever sent
@@ -76,11 +84,10 @@ struct ResponderResource {
     uint64_t original; // atomic: the value before
 };
 
-// What the responder has yet to send, in order.
+// The answer to a READ or atomic request that the responder has yet to send.
 struct Response {
-    enum class Kind : uint8_t { read, atomic, acknowledge } kind;
+    enum class Kind : uint8_t { read, atomic } kind;
     bool again;         // sent before: the answer to a duplicate
-    uint8_t syndrome;   // acknowledge: of any type
     uint32_t psn;       // of the next packet
     uint32_t remaining_packets;
     bool started;       // read: its first packet is out
@@ -92,14 +99,23 @@ struct Response {
 
 // IBTA vol. 1, 9.7.5 and 9.8.3: the responder half of a QP.
 struct ResponderState {
+    static constexpr uint8_t no_nak = 0; // the syndrome of an ACK
+
     enum class Message : uint8_t { none, send, write };
 
     uint32_t epsn = 0; // expected
     uint32_t msn = 0;
     Message message = Message::none; // the one that is partly received
     bool drop_message = false; // UC: until the next first packet (9.8.2.2)
-    bool nak_sent = false;     // until a packet with epsn comes
+    // Acknowledgements to send, after the responses. They say what is so when they are
+    // sent: ACK all before epsn; NAK, of this syndrome, the packet with epsn, and ACK
+    // all before it. A packet that is carried out takes a NAK back.
     bool ack_pending = false;
+    uint8_t nak_pending = no_nak;
+    bool nak_sent = false; // or pending; until a packet with epsn comes
+    // ACK up to this PSN, before the responses that follow it: a duplicate from before
+    // a READ or atomic, whose response may be what the peer waits for.
+    std::optional<uint32_t> duplicate_ack;
     bool communication_established = false;
     // The receive request in use.
     bool have_recv = false;
@@ -110,8 +126,28 @@ struct ResponderState {
     uint64_t write_address = 0;
     uint32_t write_rkey = 0;
     uint32_t write_remaining = 0;
-    GrowingRing<ResponderResource> resources; // at most max_dest_rd_atomic, newest last
-    GrowingRing<Response> responses;
+    // Each at most max_dest_rd_atomic.
+    GrowingRing<ResponderResource> resources; // newest last
+    GrowingRing<Response> responses;          // in the order of their PSNs
+
+    // As many READs and atomics as the QP may have; the newest are remembered where it
+    // had more.
+    void make_room(uint8_t max_dest_rd_atomic)
+    {
+        resources.reserve(max_dest_rd_atomic);
+        responses.reserve(max_dest_rd_atomic);
+        while (resources.size() > max_dest_rd_atomic) {
+            resources.pop_front();
+        }
+    }
+    // Nothing that is owed is sent any more.
+    void forget_answers()
+    {
+        responses.clear();
+        ack_pending = false;
+        nak_pending = no_nak;
+        duplicate_ack.reset();
+    }
 };
 
 struct QueuePair {

@@ -163,11 +163,11 @@ bool Requester::accept(QueuePair& qp)
     wqe.status = _scratch.malformed;
     if (wqe.opcode == wr_fast_reg && wqe.status == IBV_WC_SUCCESS) {
         const auto& reg = _scratch.fast_reg;
-        wqe.fast_reg.iova = reg.iova;
-        wqe.fast_reg.length = reg.length;
-        wqe.fast_reg.key = reg.key;
-        wqe.fast_reg.access = reg.access;
-        wqe.fast_reg.pages.assign(reg.pages.begin(), reg.pages.begin() + reg.num_pages);
+        req.registration.iova = reg.iova;
+        req.registration.length = reg.length;
+        req.registration.key = reg.key;
+        req.registration.access = reg.access;
+        req.registration.pages.assign(reg.pages.begin(), reg.pages.begin() + reg.num_pages);
     }
     if (wqe.status != IBV_WC_SUCCESS) {
         return true;
@@ -232,7 +232,7 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
     if (wqe.opcode == IBV_WR_LOCAL_INV) {
         done = _ctx.regions.invalidate(wqe.immediate, qp.init.pd, false);
     } else {
-        done = _ctx.regions.fast_register(wqe.fast_reg, qp.init.pd);
+        done = _ctx.regions.fast_register(qp.req.registration, qp.init.pd);
     }
     if (!done) {
         // 11.6.2: a memory management operation error.

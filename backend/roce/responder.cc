@@ -2,6 +2,7 @@
 #include "responder.h"
 
 #include <span>
+#include <utility>
 
 #include "requester.h"
 
@@ -60,6 +61,17 @@ bool ends_with_answer(const ResponderState& resp)
     return psn_add(last.first_psn, last.num_packets) == resp.epsn;
 }
 
+// Forgets READs and atomics of half the PSN space ago: their PSNs are those of later
+// packets now, or soon will be.
+void forget_old(ResponderState& resp)
+{
+    constexpr uint32_t half = 1u << 23; // 9.7.1
+    while (!resp.resources.empty() &&
+           psn_distance(resp.epsn, resp.resources.front().first_psn) >= half) {
+        resp.resources.pop_front();
+    }
+}
+
 } // namespace
 
 void Responder::start(QueuePair& qp)
@@ -73,12 +85,6 @@ void Responder::handle_request(QueuePair& qp, const Packet& packet)
 {
     if (!qp.can_receive()) {
         ++_ctx.stats.drop_qp_state;
-        return;
-    }
-    if (qp.resp.responses.size() >= max_responses) {
-        // As if lost on the way: the requester sends faster than it takes
-        // the answers.
-        ++_ctx.stats.drop_overload;
         return;
     }
     if (!check_sequence(qp, packet)) {
@@ -121,11 +127,12 @@ bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.drop_sequence;
         if (!resp.nak_sent) {
             resp.nak_sent = true;
-            push_nak(qp, aeth_nak_sequence);
+            send_nak(qp, aeth_nak_sequence);
         }
         return false;
     }
     resp.nak_sent = false;
+    resp.nak_pending = ResponderState::no_nak;
     return true;
 }
 
@@ -141,7 +148,9 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
             psn_diff(resources[resources.size() - 1].first_psn, packet.psn) > 0) {
             // The requester may wait for a READ or atomic behind this one; an
             // acknowledgement beyond it would be an implied NAK.
-            push_acknowledge(qp, aeth_ack | aeth_ack_no_credits, packet.psn);
+            if (!resp.duplicate_ack || psn_diff(packet.psn, *resp.duplicate_ack) > 0) {
+                resp.duplicate_ack = packet.psn;
+            }
         } else {
             resp.ack_pending = true;
         }
@@ -157,9 +166,11 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         }
         if (resource.atomic) {
             truncate_responses(qp, packet.psn);
-            Response& again = resp.responses.push_back(_ctx.response_slots);
-            again = {Response::Kind::atomic, true, 0, packet.psn, 1, false, 0, 0, 0,
-                     resource.original};
+            if (!make_room(qp)) {
+                ++_ctx.stats.drop_overload;
+                return;
+            }
+            push_atomic(qp, packet.psn, resource.original, true);
         } else {
             uint32_t packets = packets_of(packet.dma_length, qp.mtu);
             if (packets > resource.num_packets - static_cast<uint32_t>(into) ||
@@ -169,6 +180,12 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
                 return;
             }
             truncate_responses(qp, packet.psn);
+            if (!make_room(qp)) {
+                // As if lost on the way: the requester sends faster than it takes
+                // the answers.
+                ++_ctx.stats.drop_overload;
+                return;
+            }
             push_read(qp, packet, packets, true);
         }
         _ctx.schedule_answer(qp);
@@ -252,7 +269,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
         }
         // 9.7.5.2.8: receiver not ready; the request will come again.
         resp.nak_sent = true;
-        push_nak(qp, static_cast<uint8_t>(aeth_rnr_nak |
+        send_nak(qp, static_cast<uint8_t>(aeth_rnr_nak |
                                           (qp.attr.min_rnr_timer & aeth_value_mask)));
         return false;
     }
@@ -278,7 +295,8 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         }
         resp.received = 0;
     }
-    if (resp.received + packet.payload.size() > resp.recv_length) {
+    if (resp.received + packet.payload.size() >
+        std::min(resp.recv_length, max_peer_message)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_LOC_LEN_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
@@ -317,7 +335,7 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
         rkey = packet.rkey;
         remaining = packet.dma_length;
         received = 0;
-        if (remaining > max_message) {
+        if (remaining > max_peer_message) {
             refuse(qp, invalid);
             return;
         }
@@ -363,21 +381,17 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
 bool Responder::make_room(QueuePair& qp)
 {
     auto& responses = qp.resp.responses;
-    uint32_t pending = 0;
-    for (size_t i = 0; i < responses.size(); ++i) {
-        pending += responses[i].kind != Response::Kind::acknowledge;
-    }
-    while (pending >= qp.attr.max_dest_rd_atomic && !responses.empty() &&
-           (responses.front().again || responses.front().kind == Response::Kind::acknowledge)) {
-        pending -= responses.front().kind != Response::Kind::acknowledge;
+    while (responses.size() >= qp.attr.max_dest_rd_atomic && !responses.empty() &&
+           responses.front().again) {
         responses.pop_front();
     }
-    return pending < qp.attr.max_dest_rd_atomic;
+    return responses.size() < qp.attr.max_dest_rd_atomic;
 }
 
 void Responder::execute_read(QueuePair& qp, const Packet& packet)
 {
-    if (packet.dma_length > max_message || !make_room(qp)) {
+    uint32_t packets = packets_of(packet.dma_length, qp.mtu);
+    if (packet.dma_length > max_peer_message || packets >= max_read_packets || !make_room(qp)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
@@ -388,7 +402,6 @@ void Responder::execute_read(QueuePair& qp, const Packet& packet)
         refuse(qp, {aeth_nak_remote_access, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
     }
-    uint32_t packets = packets_of(packet.dma_length, qp.mtu);
     remember(qp, {false, packet.psn, packets, 0});
     push_read(qp, packet, packets, false);
     accepted(qp, packet, packets, true);
@@ -423,8 +436,7 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
         return;
     }
     remember(qp, {true, packet.psn, 1, original});
-    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::atomic, false, 0, packet.psn, 1, false, 0, 0,
-                                     0, original};
+    push_atomic(qp, packet.psn, original, false);
     accepted(qp, packet, 1, true);
     _ctx.schedule_answer(qp);
 }
@@ -440,11 +452,28 @@ void Responder::remember(QueuePair& qp, const ResponderResource& resource)
 
 void Responder::push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again)
 {
-    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::read,  again,
-                                     0,                     packet.psn,
-                                     packets,               false,
-                                     packet.remote_address, packet.rkey,
-                                     packet.dma_length,     0};
+    qp.resp.responses.push_back({.kind = Response::Kind::read,
+                                 .again = again,
+                                 .psn = packet.psn,
+                                 .remaining_packets = packets,
+                                 .started = false,
+                                 .address = packet.remote_address,
+                                 .rkey = packet.rkey,
+                                 .remaining = packet.dma_length,
+                                 .original = 0});
+}
+
+void Responder::push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again)
+{
+    qp.resp.responses.push_back({.kind = Response::Kind::atomic,
+                                 .again = again,
+                                 .psn = psn,
+                                 .remaining_packets = 1,
+                                 .started = false,
+                                 .address = 0,
+                                 .rkey = 0,
+                                 .remaining = 0,
+                                 .original = original});
 }
 
 // The request at epsn has been carried out.
@@ -452,6 +481,7 @@ void Responder::accepted(QueuePair& qp, const Packet& packet, uint32_t psns, boo
 {
     ResponderState& resp = qp.resp;
     resp.epsn = psn_add(packet.psn, psns);
+    forget_old(resp);
     if (message_done) {
         resp.msn = (resp.msn + 1) & psn_mask;
     }
@@ -482,16 +512,10 @@ void Responder::finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcod
     complete_recv(_ctx, qp, completion);
 }
 
-void Responder::push_nak(QueuePair& qp, uint8_t syndrome)
+void Responder::send_nak(QueuePair& qp, uint8_t syndrome)
 {
-    push_acknowledge(qp, syndrome, qp.resp.epsn);
+    qp.resp.nak_pending = syndrome;
     _ctx.schedule_answer(qp);
-}
-
-void Responder::push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn)
-{
-    qp.resp.responses.push_back(_ctx.response_slots) = {Response::Kind::acknowledge, false, syndrome, psn, 1, false,
-                                     0,                           0,     0,        0};
 }
 
 // 9.9.3: the requester is told, the receive request in use fails, and the QP
@@ -508,9 +532,6 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
         resp.drop_message = true;
         return;
     }
-    if (qp.is_reliable()) {
-        push_nak(qp, refusal.syndrome);
-    }
     if (resp.have_recv && refusal.receive_status != IBV_WC_WR_FLUSH_ERR) {
         Completion completion;
         completion.wc.opcode = IBV_WC_RECV;
@@ -519,7 +540,10 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
     } else {
         _ctx.client->async_event(refusal.event, qp.id);
     }
-    enter_error(_ctx, qp);
+    enter_error(_ctx, qp, IBV_WC_WR_FLUSH_ERR, Owed::is_sent);
+    if (qp.is_reliable()) {
+        send_nak(qp, refusal.syndrome);
+    }
 }
 
 void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
@@ -533,9 +557,7 @@ void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
 void Responder::wake(QueuePair& qp)
 {
     if (qp.peer_rnr_retry == rnr_retry_infinite) {
-        if (qp.resp.responses.size() < max_responses) {
-            push_nak(qp, aeth_wake);
-        }
+        send_nak(qp, aeth_wake); // another NAK of the same packet says no more
     } else {
         qp.resp.ack_pending = true;
         _ctx.schedule_answer(qp);
@@ -546,7 +568,34 @@ bool Responder::transmit_short(QueuePair& qp)
 {
     auto& responses = qp.resp.responses;
     bool long_one = !responses.empty() && responses.front().kind == Response::Kind::read;
+    if (long_one && qp.resp.duplicate_ack) {
+        long_one = psn_diff(*qp.resp.duplicate_ack, responses.front().psn) >= 0;
+    }
     return !long_one && transmit(qp);
+}
+
+// What has no data. False: there is none.
+bool Responder::transmit_acknowledge(QueuePair& qp)
+{
+    ResponderState& resp = qp.resp;
+    if (resp.nak_pending != ResponderState::no_nak) {
+        uint8_t syndrome = std::exchange(resp.nak_pending, ResponderState::no_nak);
+        resp.ack_pending = false; // a NAK acknowledges all before it
+        if ((syndrome & aeth_type_mask) == aeth_rnr_nak) {
+            ++_ctx.stats.rnr_naks_sent;
+        } else {
+            ++(syndrome == aeth_nak_sequence ? _ctx.stats.sequence_naks_sent
+                                             : _ctx.stats.error_naks_sent);
+        }
+        send_acknowledge(qp, resp.epsn, syndrome);
+        return true;
+    }
+    if (!std::exchange(resp.ack_pending, false) || ends_with_answer(resp)) {
+        return false;
+    }
+    ++_ctx.stats.acks_sent;
+    send_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
+    return true;
 }
 
 bool Responder::transmit(QueuePair& qp)
@@ -555,38 +604,19 @@ bool Responder::transmit(QueuePair& qp)
     if (!qp.path.valid()) {
         return false;
     }
-    if (resp.responses.empty()) {
-        if (!resp.ack_pending) {
-            return false;
-        }
-        resp.ack_pending = false;
-        if (ends_with_answer(resp)) {
-            return false;
-        }
+    if (resp.duplicate_ack && (resp.responses.empty() ||
+                               psn_diff(*resp.duplicate_ack, resp.responses.front().psn) < 0)) {
         ++_ctx.stats.acks_sent;
-        send_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
+        send_acknowledge(qp, *std::exchange(resp.duplicate_ack, std::nullopt),
+                         aeth_ack | aeth_ack_no_credits);
         return true;
+    }
+    if (resp.responses.empty()) {
+        return transmit_acknowledge(qp);
     }
     Response& response = resp.responses.front();
     FrameBuilder& frame = _ctx.builder;
     switch (response.kind) {
-    case Response::Kind::acknowledge:
-        switch (response.syndrome & aeth_type_mask) {
-        case aeth_ack:
-            ++_ctx.stats.acks_sent;
-            break;
-        case aeth_rnr_nak:
-            ++_ctx.stats.rnr_naks_sent;
-            resp.ack_pending = false; // a NAK acknowledges all before it
-            break;
-        default:
-            ++(response.syndrome == aeth_nak_sequence ? _ctx.stats.sequence_naks_sent
-                                                      : _ctx.stats.error_naks_sent);
-            resp.ack_pending = false;
-        }
-        resp.responses.pop_front(); // its slot stays as it is
-        send_acknowledge(qp, response.psn, response.syndrome);
-        return true;
     case Response::Kind::atomic:
         _ctx.begin_frame(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
                          response.psn);
@@ -614,7 +644,7 @@ bool Responder::transmit(QueuePair& qp)
     if (size > 0 && (!mr || !_ctx.regions.read(*mr, response.address, frame.payload(size)))) {
         // The region has gone since the request came.
         uint32_t psn = response.psn;
-        resp.responses.clear();
+        resp.forget_answers();
         ++_ctx.stats.error_naks_sent;
         if (qp.can_receive()) {
             _ctx.client->async_event(IBV_EVENT_QP_ACCESS_ERR, qp.id);

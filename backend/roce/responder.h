@@ -8,9 +8,11 @@
 
 namespace rdma::roce {
 
-// Responses a QP has yet to send, at most; a request that finds so many is
-// dropped.
-inline constexpr size_t max_responses = 1024;
+// Longest message that a peer may send or ask for, bytes (IBTA vol. 1, 9.7.1); our own
+// are shorter (max_message).
+inline constexpr uint64_t max_peer_message = uint64_t{1} << 31;
+// A READ has fewer response packets: half the PSN space (9.7.1).
+inline constexpr uint32_t max_read_packets = 1u << 23;
 
 class Responder {
 public:
@@ -49,11 +51,12 @@ private:
     void accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done);
     void remember(QueuePair& qp, const ResponderResource& resource);
     bool make_room(QueuePair& qp);
-    void push_nak(QueuePair& qp, uint8_t syndrome);
-    void push_acknowledge(QueuePair& qp, uint8_t syndrome, uint32_t psn);
+    void send_nak(QueuePair& qp, uint8_t syndrome);
     void refuse(QueuePair& qp, const Refusal& refusal);
     void truncate_responses(QueuePair& qp, uint32_t psn);
-    void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
+    static void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
+    static void push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again);
+    bool transmit_acknowledge(QueuePair& qp);
     void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
 
     Context& _ctx;

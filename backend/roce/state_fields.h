@@ -5,6 +5,8 @@
 // value may be beyond its range is checked in engine_state.cc.
 #pragma once
 
+#include <utility>
+
 #include "archive.h"
 #include "attribute_fields.h"
 #include "gid_table.h"
@@ -27,6 +29,19 @@ struct PortState {
     uint8_t key_variant = 0;
     std::vector<uint8_t> qpn_generations; // of each QP id, from 0 on
 };
+
+// The ids that come next, if they are free.
+struct NumberState {
+    uint32_t next_qp = 0;
+    uint32_t next_mr = 0;
+};
+
+template <typename Archive>
+void describe(Archive& a, NumberState& numbers)
+{
+    a.u32("next_qp", numbers.next_qp);
+    a.u32("next_mr", numbers.next_mr);
+}
 
 template <typename Archive>
 void describe(Archive& a, PortState& port)
@@ -97,7 +112,7 @@ void describe(Archive& a, Path& path)
 }
 
 template <typename Archive>
-void describe(Archive& a, SendWqe& wqe)
+void describe(Archive& a, SendWqe& wqe, FastRegistration& registration)
 {
     a.u64("wr_id", wqe.wr_id);
     a.u16("opcode", wqe.opcode, wr_fast_reg);
@@ -115,11 +130,11 @@ void describe(Archive& a, SendWqe& wqe)
     a.record("av", [&] { describe(a, wqe.av.attr); });
     a.bytes("dmac", wqe.av.dmac);
     a.list("sges", wqe.sges, max_sge_limit, [](auto& b, ibv_sge& sge) { describe(b, sge); });
-    a.u64("fast_reg_iova", wqe.fast_reg.iova);
-    a.u64("fast_reg_length", wqe.fast_reg.length);
-    a.u32("fast_reg_key", wqe.fast_reg.key);
-    a.u16("fast_reg_access", wqe.fast_reg.access, access_mask);
-    a.pages("fast_reg_pages", wqe.fast_reg.pages, max_fast_reg_pages);
+    a.u64("fast_reg_iova", registration.iova);
+    a.u64("fast_reg_length", registration.length);
+    a.u32("fast_reg_key", registration.key);
+    a.u16("fast_reg_access", registration.access, access_mask);
+    a.pages("fast_reg_pages", registration.pages, max_fast_reg_pages);
     a.u32("first_psn", wqe.first_psn, psn_mask);
     a.u32("num_packets", wqe.num_packets, psn_mask);
 }
@@ -139,7 +154,25 @@ void describe(Archive& a, RequesterState& req, int64_t& remaining)
     a.u32("rnr_psn", req.rnr_psn, psn_mask);
     a.flag("recovering", req.recovering);
     a.u64("timer_remaining", remaining, static_cast<uint64_t>(no_deadline));
-    a.list("sq", req.sq, max_accepted, [](auto& b, SendWqe& wqe) { describe(b, wqe); });
+    bool registers = false;
+    a.list("sq", req.sq, max_accepted, [&](auto& b, SendWqe& wqe) {
+        // Of one that has been carried out nothing is left.
+        FastRegistration registration;
+        if constexpr (!Archive::is_reader) {
+            if (wqe.awaits_registration()) {
+                registration = req.registration;
+            }
+        }
+        describe(b, wqe, registration);
+        if constexpr (Archive::is_reader) {
+            if (wqe.awaits_registration() && std::exchange(registers, true)) {
+                b.fail("fast_reg_pages", "belong to a second registration to carry out");
+            }
+            if (wqe.awaits_registration()) {
+                req.registration = std::move(registration);
+            }
+        }
+    });
 }
 
 template <typename Archive>
@@ -164,12 +197,63 @@ void describe(Archive& a, ResponderResource& resource)
     a.u64("original", resource.original);
 }
 
-template <typename Archive>
-void describe(Archive& a, Response& response)
+// What a responder owes, in the order that it is sent. The stream has acknowledgements
+// among the responses.
+struct OwedAnswer {
+    static constexpr uint8_t acknowledge = 2; // beside Response::Kind
+    uint8_t kind;
+    uint8_t syndrome;  // acknowledge: of any type
+    Response response; // acknowledge: psn alone counts
+};
+
+// Longest list of them: earlier versions had an entry for each acknowledgement.
+inline constexpr size_t max_owed_answers = 1024;
+
+inline std::vector<OwedAnswer> owed_answers(const ResponderState& resp)
 {
-    a.u8("kind", response.kind, static_cast<uint8_t>(Response::Kind::acknowledge));
+    std::vector<OwedAnswer> answers;
+    auto add_acknowledge = [&](uint8_t syndrome, uint32_t psn) {
+        Response response{};
+        response.psn = psn;
+        response.remaining_packets = 1;
+        answers.push_back({OwedAnswer::acknowledge, syndrome, response});
+    };
+    if (resp.duplicate_ack) {
+        add_acknowledge(aeth_ack | aeth_ack_no_credits, *resp.duplicate_ack);
+    }
+    for (size_t i = 0; i < resp.responses.size(); ++i) {
+        const Response& response = resp.responses[i];
+        answers.push_back({static_cast<uint8_t>(response.kind), 0, response});
+    }
+    if (resp.nak_pending != ResponderState::no_nak) {
+        add_acknowledge(resp.nak_pending, resp.epsn);
+    }
+    return answers;
+}
+
+// A NAK of an earlier version that does not name the packet expected is out of date.
+inline void restore_answers(ResponderState& resp, const std::vector<OwedAnswer>& answers)
+{
+    for (const OwedAnswer& answer : answers) {
+        uint8_t type = answer.syndrome & aeth_type_mask;
+        if (answer.kind != OwedAnswer::acknowledge) {
+            resp.responses.push_back(answer.response);
+            resp.responses.back().kind = static_cast<Response::Kind>(answer.kind);
+        } else if (type == aeth_ack) {
+            resp.duplicate_ack = answer.response.psn;
+        } else if (answer.response.psn == resp.epsn) {
+            resp.nak_pending = answer.syndrome;
+        }
+    }
+}
+
+template <typename Archive>
+void describe(Archive& a, OwedAnswer& answer)
+{
+    Response& response = answer.response;
+    a.u8("kind", answer.kind, OwedAnswer::acknowledge);
     a.flag("again", response.again);
-    a.u8("syndrome", response.syndrome);
+    a.u8("syndrome", answer.syndrome);
     a.u32("psn", response.psn, psn_mask);
     a.u32("remaining_packets", response.remaining_packets, psn_mask);
     a.flag("started", response.started);
@@ -196,8 +280,12 @@ void describe(Archive& a, ResponderState& resp)
     a.u32("write_remaining", resp.write_remaining);
     a.list("resources", resp.resources, UINT8_MAX,
            [](auto& b, ResponderResource& resource) { describe(b, resource); });
-    a.list("responses", resp.responses, max_responses,
-           [](auto& b, Response& response) { describe(b, response); });
+    std::vector<OwedAnswer> answers = owed_answers(resp);
+    a.list("responses", answers, max_owed_answers,
+           [](auto& b, OwedAnswer& answer) { describe(b, answer); });
+    if constexpr (Archive::is_reader) {
+        restore_answers(resp, answers);
+    }
 }
 
 template <typename Archive>

@@ -88,6 +88,13 @@ public:
         }
         return extend();
     }
+    // Room for so many elements: until there are more, push_back() allocates nothing.
+    void reserve(size_t elements)
+    {
+        if (elements > _slots.size()) {
+            resize(std::vector<T>(std::bit_ceil(elements)));
+        }
+    }
     // Gives the slots back to the pool if the ring is empty.
     void release(SlotPool<T>& pool)
     {
@@ -103,6 +110,17 @@ public:
     {
         _head = (_head + 1) & (_slots.size() - 1);
         --_size;
+    }
+    // Takes every element of this value out; the others keep their order.
+    void remove(const T& value)
+    {
+        size_t kept = 0;
+        for (size_t i = 0; i < _size; ++i) {
+            if (!((*this)[i] == value)) {
+                std::swap((*this)[kept++], (*this)[i]);
+            }
+        }
+        _size = kept;
     }
     void truncate(size_t size) { _size = size; }
     void clear() { _size = 0; }

@@ -124,6 +124,7 @@ typedef struct PvrdmaConfig {
     uint32_t max_qp_rd_atom;      /* 1..128, responder resources per QP */
     uint32_t max_qp_init_rd_atom; /* 1..128 */
     uint64_t node_guid;    /* host byte order; 0: made from the NIC's MAC */
+    uint64_t number_seed;  /* random: where QPNs and keys begin; 0: with the lowest */
 } PvrdmaConfig;
 
 void pvrdma_config_default(PvrdmaConfig *config);

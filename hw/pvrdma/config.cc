@@ -163,6 +163,7 @@ Limits limits_of(const PvrdmaConfig& config)
         .max_qp_init_rd_atom = config.max_qp_init_rd_atom,
         .qpn_generations = config.version >= 20,
         .roce_version = config.roce_version,
+        .number_seed = config.number_seed,
     };
 }
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The device's part of objects whose ids the backend gives out: a lookup is an
-// index, memory is in proportion to the highest id in use.
+// The device's part of objects whose ids the backend gives out.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <utility>
-#include <vector>
+
+#include "handle_table.h"
 
 namespace rdma::pvrdma {
 
@@ -16,46 +15,26 @@ template <typename T>
 class ObjectTable {
 public:
     // Null where there is no such object.
-    T* find(uint32_t id) const { return id < _slots.size() ? _slots[id].get() : nullptr; }
-
+    T* find(uint32_t id) const { return _table.find(id); }
+    // In place of an object that has this id, if there is one.
     T& insert(uint32_t id, T&& object)
     {
-        if (id >= _slots.size()) {
-            _slots.resize(size_t{id} + 1);
-        }
-        _size += !_slots[id];
-        _slots[id] = std::make_unique<T>(std::move(object));
-        return *_slots[id];
+        _table.erase(id);
+        return *_table.insert(id, std::move(object));
     }
-    void erase(uint32_t id)
-    {
-        _slots[id].reset();
-        --_size;
-        while (!_slots.empty() && !_slots.back()) {
-            _slots.pop_back();
-        }
-    }
-    void clear()
-    {
-        _slots.clear();
-        _size = 0;
-    }
-    size_t size() const { return _size; }
+    void erase(uint32_t id) { _table.erase(id); }
+    void clear() { _table.clear(); }
+    size_t size() const { return _table.size(); }
 
     // fn(id, object) for each, in the order of ids.
     template <typename Fn>
     void for_each(Fn&& fn) const
     {
-        for (size_t id = 0; id < _slots.size(); ++id) {
-            if (_slots[id]) {
-                fn(static_cast<uint32_t>(id), *_slots[id]);
-            }
-        }
+        _table.for_each(fn);
     }
 
 private:
-    std::vector<std::unique_ptr<T>> _slots;
-    size_t _size = 0;
+    HandleTable<T> _table{UINT32_MAX};
 };
 
 } // namespace rdma::pvrdma

@@ -106,5 +106,104 @@ TEST_F(CqOverrun, flushes_to_a_queue_that_is_whole)
     EXPECT_EQ(done[0].wc.status, IBV_WC_WR_FLUSH_ERR);
 }
 
+// A queue that many queue pairs have in common.
+struct CqOverrunOfMany : CqOverrun {
+    static constexpr size_t count = 200;
+    static constexpr size_t most_in_a_run = 64;
+    std::vector<QpNumbers> qps;
+
+    void SetUp() override
+    {
+        CqOverrun::SetUp();
+        for (size_t i = 0; i < count; ++i) {
+            qps.push_back(connected(a.cq, i % 2 ? a.cq : other_cq));
+        }
+        a.overrun_cq = a.cq;
+    }
+    // A completion is lost; the engine has not had its turn since.
+    void lose_completion()
+    {
+        QpNumbers qp = qps[count / 2];
+        a.send_queues[qp.id].push_back(
+            send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 8, ka.lkey, b_buffer, kb.rkey));
+        std::vector<uint8_t> answer;
+        b.transmit = [&](std::vector<uint8_t> frame) { answer = std::move(frame); };
+        a.transmit = [&](std::vector<uint8_t> frame) { b.engine.receive(frame, network.now); };
+        a.engine.send_doorbell(qp.id);
+        a.engine.run(network.now, 64);
+        b.engine.run(network.now, 64);
+        ASSERT_FALSE(answer.empty());
+        a.engine.receive(answer, network.now);
+    }
+    size_t failed()
+    {
+        return static_cast<size_t>(std::ranges::count_if(
+            qps, [&](QpNumbers qp) { return state_of(qp) == IBV_QPS_ERR; }));
+    }
+    void run_to_the_end()
+    {
+        for (int i = 0; i < 100 && a.engine.has_work(); ++i) {
+            size_t before = failed();
+            a.engine.run(network.now, 64);
+            EXPECT_LE(failed() - before, most_in_a_run);
+        }
+        EXPECT_FALSE(a.engine.has_work());
+    }
+};
+
+TEST_F(CqOverrunOfMany, fails_a_bounded_number_of_qps_in_a_run)
+{
+    lose_completion();
+    ASSERT_TRUE(a.engine.has_work());
+    run_to_the_end();
+    EXPECT_EQ(failed(), count);
+    for (QpNumbers qp : qps) {
+        EXPECT_EQ(fatal_events(qp), 1u) << qp.id;
+    }
+}
+
+TEST_F(CqOverrunOfMany, goes_on_while_the_link_is_blocked)
+{
+    a.link_takes_more = false;
+    lose_completion();
+    run_to_the_end();
+    EXPECT_EQ(failed(), count);
+}
+
+TEST_F(CqOverrunOfMany, goes_on_after_a_migration)
+{
+    lose_completion();
+    a.engine.run(network.now, 64);
+    size_t before = failed();
+    EXPECT_LT(before, count);
+    a.engine.stop(network.now);
+    EXPECT_LE(failed() - before, most_in_a_run);
+    a.migrate(network.now);
+    a.engine.start(network.now);
+    run_to_the_end();
+    EXPECT_EQ(failed(), count);
+    for (QpNumbers qp : qps) {
+        EXPECT_LE(fatal_events(qp), 1u) << qp.id;
+    }
+}
+
+TEST_F(CqOverrunOfMany, leaves_no_trace_of_what_is_destroyed_meanwhile)
+{
+    lose_completion();
+    a.engine.run(network.now, 64);
+    for (QpNumbers qp : qps) {
+        ASSERT_EQ(a.engine.destroy_qp(qp.id), 0);
+    }
+    ASSERT_EQ(a.engine.destroy_cq(a.cq), 0);
+    EXPECT_EQ(a.engine.create_cq().value(), a.cq);
+    a.overrun_cq.reset();
+    QpNumbers qp = connected(a.cq, a.cq);
+    for (int i = 0; i < 10; ++i) {
+        a.engine.run(network.now, 64);
+    }
+    EXPECT_EQ(state_of(qp), IBV_QPS_RTS);
+    EXPECT_FALSE(a.engine.has_work());
+}
+
 } // namespace
 } // namespace rdma::test

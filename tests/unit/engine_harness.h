@@ -118,7 +118,7 @@ public:
     bool send(std::span<const uint8_t> frame) override
     {
         transmit({frame.begin(), frame.end()});
-        return true;
+        return link_takes_more;
     }
     Mac mac() override { return {2, 0, 0, 0, 0, number}; }
     uint32_t mtu() override { return port_mtu; }
@@ -169,6 +169,7 @@ public:
     Limits limits;
     bool stopped = false;   // by Network::stop
     bool refuses = true;    // while stopped: answers with RNR NAK
+    bool link_takes_more = true; // what send() returns
     uint32_t port_mtu = 4500;
     std::vector<std::byte> ram;
     GuestMemory memory;

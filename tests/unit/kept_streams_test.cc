@@ -3,6 +3,7 @@
 // Streams that earlier versions have written go on to be loaded. Each file in
 // tests/data/streams is the state of a device of a real guest in the middle of
 // traffic, as migrated to a file; they are kept as they are for ever.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -71,6 +72,11 @@ TEST(KeptStreams, are_loaded_and_nothing_is_lost)
         std::vector<uint8_t> saved = device.save();
         Content before = taken_apart(kept);
         Content after = taken_apart(saved);
+        std::erase_if(after.sections, [&](const auto& section) { // a kind there was not then
+            return std::ranges::find(before.sections, section.first,
+                                     [](const auto& s) { return s.first; }) ==
+                   before.sections.end();
+        });
         EXPECT_TRUE(after.sections == before.sections);
         EXPECT_GT(before.counters.size(), 40u);
         for (const auto& [name, value] : before.counters) {

@@ -205,6 +205,63 @@ TEST_F(Vlan, unknown_is_learnt_from_the_first_packet_for_a_qp)
     EXPECT_EQ(tag_of_write(), std::nullopt) << "a packet does not change what is known";
 }
 
+// A stranger's packet has an address, a queue pair number and an ICRC; only a peer's, or
+// one with the Q_Key, tells of the VLAN.
+TEST_F(Vlan, is_not_learnt_from_a_stranger)
+{
+    Node stranger(3);
+    QpNumbers qa = a.create_qp(IBV_QPT_RC), qb = b.create_qp(IBV_QPT_RC);
+    connect(a, qa, b, qb);
+    QpNumbers ud = b.create_qp(IBV_QPT_UD);
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_INIT;
+    attr.port_num = 1;
+    attr.qkey = 7;
+    ASSERT_EQ(b.engine.modify_qp(
+                  ud.id, attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY, {}),
+              0);
+    FrameBuilder builder;
+    auto forge = [&](const Node& from, uint8_t op, uint32_t qpn, auto header) {
+        Path path(NetworkType::ipv4, Mac{2, 0, 0, 0, 0, from.number}, b.mac(),
+                  from.gid, b.gid, 0, 0, 64, 0xc000);
+        builder.begin(path, vlan, op, qpn, Connection{}.psn_a, true, false);
+        builder.header(header);
+        b.engine.receive(builder.finish(), network.now);
+    };
+    forge(stranger, transport_rc | op_write_only, qb.qpn, Reth{b_buffer, kb.rkey, 0});
+    EXPECT_EQ(b.stats.drop_peer_mismatch, 1u);
+    forge(stranger, transport_ud | op_send_only, ud.qpn, Deth{7, 0, 5}); // still in INIT
+    EXPECT_EQ(b.stats.drop_qp_state, 1u);
+    attr.qp_state = IBV_QPS_RTR;
+    ASSERT_EQ(b.engine.modify_qp(ud.id, attr, IBV_QP_STATE, {}), 0);
+    forge(stranger, transport_ud | op_send_only, ud.qpn, Deth{8, 0, 5});
+    EXPECT_EQ(b.stats.drop_qkey, 1u);
+    EXPECT_EQ(tag_of_write(), 0u) << "what comes without a tag is still taken";
+}
+
+TEST_F(Vlan, is_learnt_from_a_datagram_with_the_q_key)
+{
+    QpNumbers ud = b.create_qp(IBV_QPT_UD);
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_INIT;
+    attr.port_num = 1;
+    attr.qkey = 7;
+    ASSERT_EQ(b.engine.modify_qp(
+                  ud.id, attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_QKEY, {}),
+              0);
+    attr.qp_state = IBV_QPS_RTR;
+    ASSERT_EQ(b.engine.modify_qp(ud.id, attr, IBV_QP_STATE, {}), 0);
+    FrameBuilder builder;
+    Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
+    builder.begin(path, vlan, transport_ud | op_send_only, ud.qpn, 0, false, false);
+    builder.header(Deth{7, 0, 5});
+    b.engine.receive(builder.finish(), network.now);
+    a.engine.observe_sent(arp_from(a.gid, vlan));
+    EXPECT_EQ(tag_of_write(), vlan);
+    a.engine.observe_sent(arp_from(a.gid, no_vlan));
+    EXPECT_EQ(tag_of_write(), std::nullopt) << "without a tag it is another network";
+}
+
 TEST_F(Vlan, roce_frames_of_the_nic_itself_tell_nothing)
 {
     a.engine.observe_sent(arp_from(a.gid, vlan));

@@ -24,6 +24,7 @@ constexpr SectionKind kinds[] = {
     SectionKind::config,        SectionKind::statistics, SectionKind::roce_port,
     SectionKind::roce_gid,      SectionKind::roce_pd,    SectionKind::roce_mr,
     SectionKind::roce_cq,       SectionKind::roce_srq,   SectionKind::roce_qp,
+    SectionKind::roce_numbers,  SectionKind::roce_overrun,
     SectionKind::verbs_gid,     SectionKind::verbs_pd,   SectionKind::verbs_mr,
     SectionKind::verbs_cq,      SectionKind::verbs_srq,  SectionKind::verbs_qp,
     SectionKind::pvrdma_device, SectionKind::pvrdma_cq,  SectionKind::pvrdma_srq,

@@ -50,6 +50,12 @@ bool describe_section(Archive& a, migration::SectionKind kind)
         describe(a, qp, remaining);
         return true;
     }
+    case SectionKind::roce_numbers:
+        whole(roce::NumberState{});
+        return true;
+    case SectionKind::roce_overrun:
+        a.u32("cq", id);
+        return true;
     case SectionKind::verbs_gid:
         whole(verbs::GidState{});
         return true;

@@ -7,6 +7,7 @@
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"
+#include "qemu/guest-random.h"
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
@@ -586,6 +587,8 @@ static bool pvrdma_create_core(PvrdmaState *s, Error **errp)
         error_setg(errp, "property 'ibdev' is for backend=verbs");
         return false;
     }
+    qemu_guest_getrandom_nofail(&s->config.number_seed,
+                                sizeof(s->config.number_seed));
     s->device = pvrdma_device_create(&s->config, &pvrdma_host_ops, s,
                                      &message);
     if (!s->device) {

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The responder of an RC queue pair, whose peer on the wire the test plays: what it
+// answers, and what it owes.
+#include "reliable_connection.h"
+
+namespace rdma::test {
+namespace {
+
+TEST_F(Responding, answers_sent_again_give_way_to_new_requests)
+{
+    // The requester went back, then had the first answers after all.
+    Connection c;
+    c.rd_atomic = 2;
+    connect_up(c);
+    read(psn);
+    add(psn + 1);
+    run();
+    read(psn);
+    add(psn + 1);
+    add(psn + 2);
+    read(psn + 3);
+    run();
+    EXPECT_TRUE(b.events.empty());
+    ASSERT_GE(answers.size(), 4u);
+    EXPECT_EQ(answers[answers.size() - 2].psn, psn + 2);
+    EXPECT_EQ(answers[answers.size() - 1].psn, psn + 3);
+}
+
+TEST_F(Responding, more_reads_and_atomics_at_once_than_agreed_are_refused)
+{
+    for (bool atomic : {false, true}) {
+        SCOPED_TRACE(atomic);
+        Connection c;
+        c.rd_atomic = 2;
+        qa = a.create_qp(IBV_QPT_RC);
+        qb = b.create_qp(IBV_QPT_RC);
+        connect_up(c);
+        answers.clear();
+        b.events.clear();
+        read(psn);
+        read(psn + 1);
+        atomic ? add(psn + 2) : read(psn + 2);
+        run();
+        ASSERT_EQ(answers.size(), 3u);
+        EXPECT_EQ(answers[2].op, op_acknowledge);
+        EXPECT_EQ(answers[2].psn, psn + 2);
+        EXPECT_EQ(answers[2].syndrome, aeth_nak_invalid_request);
+        ASSERT_EQ(b.events.size(), 1u);
+        EXPECT_EQ(b.events[0].type, IBV_EVENT_QP_REQ_ERR);
+    }
+}
+
+TEST_F(Responding, a_duplicate_write_before_a_read_is_acknowledged_alone)
+{
+    connect_up();
+    write(psn);
+    read(psn + 1);
+    write(psn + 2);
+    run();
+    answers.clear();
+    write(psn);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
+    write(psn + 2);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].psn, psn + 2);
+}
+
+TEST_F(Responding, an_answer_with_data_is_the_only_acknowledgement)
+{
+    connect_up();
+    write(psn);
+    add(psn + 1);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_atomic_acknowledge);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    write(psn + 2);
+    read(psn + 3);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].op, op_read_response_only);
+    EXPECT_EQ(answers[1].psn, psn + 3);
+    write(psn + 4);
+    run();
+    ASSERT_EQ(answers.size(), 3u);
+    EXPECT_EQ(answers[2].psn, psn + 4);
+}
+
+// rxe would take an acknowledgement of the atomic for its answer, had that been lost.
+TEST_F(Responding, a_wake_does_not_stand_for_an_answer)
+{
+    connect_up();
+    add(psn);
+    run();
+    b.engine.stop(network.now);
+    answers.clear();
+    b.engine.start(network.now);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_acknowledge);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome, aeth_wake);
+}
+
+TEST_F(Responding, naks_of_one_packet_are_one_answer)
+{
+    connect_up();
+    for (int i = 0; i < 10000; ++i) {
+        request(op_send_only, psn); // no receive
+    }
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_rnr_nak);
+    read(psn);
+    run();
+    EXPECT_EQ(answers.back().op, op_read_response_only);
+}
+
+// A READ may be asked for again from any of its packets on.
+TEST_F(Responding, reads_sent_again_in_pieces_are_bounded)
+{
+    Connection c;
+    c.rd_atomic = 2;
+    connect_up(c);
+    read(psn, 64 * 1024);
+    run();
+    answers.clear();
+    for (uint32_t i = 0; i < 64; ++i) {
+        request(op_read_request, psn + i, Reth{b_buffer + i * 1024, kb.rkey, 1024});
+    }
+    run();
+    EXPECT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers.back().psn, psn + 63) << "the last ones are what it waits for";
+}
+
+TEST_F(Responding, fewer_reads_than_before_leave_a_state_that_can_be_loaded)
+{
+    Connection c;
+    c.rd_atomic = 8;
+    connect_up(c);
+    for (uint32_t i = 0; i < 8; ++i) {
+        add(psn + i);
+    }
+    run();
+    ibv_qp_attr attr{};
+    attr.qp_state = IBV_QPS_SQD;
+    ASSERT_EQ(b.engine.modify_qp(qb.id, attr, IBV_QP_STATE, {}), 0);
+    attr.max_dest_rd_atomic = 2;
+    ASSERT_EQ(b.engine.modify_qp(qb.id, attr, IBV_QP_STATE | IBV_QP_MAX_DEST_RD_ATOMIC, {}), 0);
+    b.engine.stop(network.now);
+    b.migrate(network.now);
+    b.engine.start(network.now);
+    run();
+    answers.clear();
+    add(psn + 7);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_atomic_acknowledge);
+}
+
+// Whatever is owed when the VM stops is sent where it goes on.
+TEST_F(Responding, what_is_owed_moves_along)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    read(psn + 1, 2048);
+    run();          // the READ's first packet
+    write(psn);     // a duplicate from before the READ
+    write(psn + 5); // a gap
+    answers.clear();
+    b.engine.stop(network.now);
+    b.migrate(network.now);
+    b.link_takes_more = true;
+    b.engine.start(network.now);
+    run();
+    ASSERT_EQ(answers.size(), 3u);
+    EXPECT_EQ(answers[0].psn, psn);
+    EXPECT_EQ(answers[0].op, op_acknowledge);
+    EXPECT_EQ(answers[1].psn, psn + 2);
+    EXPECT_EQ(answers[1].op, op_read_response_last);
+    EXPECT_EQ(answers[2].psn, psn + 3);
+    EXPECT_NE(answers[2].syndrome & aeth_type_mask, aeth_ack);
+}
+
+// A NAK says which packet is missing; once that has come, its acknowledgement counts.
+TEST_F(Responding, a_nak_that_its_packet_overtakes_is_not_sent)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run();
+    answers.clear();
+    write(psn + 2); // NAK of psn + 1
+    write(psn + 1);
+    open_link();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
+    EXPECT_EQ(b.stats.sequence_naks_sent, 0u);
+    // And a gap after it is told again.
+    write(psn + 4);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].psn, psn + 2);
+    EXPECT_EQ(answers[1].syndrome, aeth_nak_sequence);
+}
+
+TEST_F(Responding, an_rnr_nak_that_its_packet_overtakes_is_not_sent)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run();
+    answers.clear();
+    request(op_send_only, psn + 1); // no receive
+    post_recv(1, b_buffer, 100);
+    request(op_send_only, psn + 1);
+    open_link();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
+}
+
+// A NAK acknowledges all before it: one frame for both.
+TEST_F(Responding, a_nak_acknowledges_what_was_carried_out_before_it)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run();
+    answers.clear();
+    write(psn + 1);
+    write(psn + 3);
+    open_link();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn + 2);
+    EXPECT_EQ(answers[0].syndrome, aeth_nak_sequence);
+}
+
+TEST_F(Responding, what_precedes_the_nak_of_a_refused_request_is_sent)
+{
+    connect_up();
+    read(psn, 4096);
+    request(op_write_only, psn + 4, Reth{b_buffer, kb.rkey + 1, 0x100});
+    run();
+    ASSERT_EQ(answers.size(), 5u);
+    for (uint32_t i = 0; i < 4; ++i) {
+        EXPECT_EQ(answers[i].psn, psn + i);
+        EXPECT_NE(answers[i].op, op_acknowledge);
+    }
+    EXPECT_EQ(answers[4].psn, psn + 4);
+    EXPECT_EQ(answers[4].syndrome & aeth_type_mask, aeth_nak);
+}
+
+enum class Leaving { error, reset, requester_error, error_after_refusal };
+
+struct LeavingTheConnection : Responding, testing::WithParamInterface<Leaving> {
+    void modify(ibv_qp_state to)
+    {
+        ibv_qp_attr attr{};
+        attr.qp_state = to;
+        ASSERT_EQ(b.engine.modify_qp(qb.id, attr, IBV_QP_STATE, {}), 0);
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Ways, LeavingTheConnection,
+                         testing::Values(Leaving::error, Leaving::reset, Leaving::requester_error,
+                                         Leaving::error_after_refusal));
+
+// The consumer revokes a peer's access so; the buffer is for other use then.
+TEST_P(LeavingTheConnection, ends_reads_so_that_new_content_of_the_buffer_stays_here)
+{
+    constexpr uint32_t size = 64 * 1024;
+    constexpr uint8_t old_content = 0x5a, new_content = 0xa5;
+    Connection c;
+    c.retry_cnt = 0;
+    connect_up(c);
+    // A request of b's own that is never answered.
+    b.send_queues[qb.id].push_back(
+        send_request(IBV_WR_RDMA_WRITE, 1, b_buffer, 0, kb.lkey, a_buffer, ka.rkey));
+    b.engine.send_doorbell(qb.id);
+    run();
+    std::memset(b.at(b_buffer), old_content, size);
+    answers.clear();
+    block_link();
+    read(psn, size);
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_read_response_first);
+    switch (GetParam()) {
+    case Leaving::error_after_refusal:
+        request(op_write_only, psn + 64, Reth{b_buffer, kb.rkey + 1, 0x100});
+        [[fallthrough]];
+    case Leaving::error:
+        modify(IBV_QPS_ERR);
+        break;
+    case Leaving::reset:
+        modify(IBV_QPS_RESET);
+        break;
+    case Leaving::requester_error:
+        b.engine.advance(network.now + ack_timeout_ns(8));
+        ASSERT_EQ(b.take_completions().at(0).wc.status, IBV_WC_RETRY_EXC_ERR);
+        break;
+    }
+    std::memset(b.at(b_buffer), new_content, size);
+    open_link();
+    for (const Answer& answer : answers) {
+        EXPECT_EQ(std::ranges::count(answer.frame, new_content), 0);
+    }
+    EXPECT_EQ(answers.size(), 1u);
+    EXPECT_FALSE(b.engine.has_work());
+}
+
+} // namespace
+} // namespace rdma::test
