@@ -364,6 +364,9 @@ int VerbsBackend::reconnect(Qp& qp, uint64_t received_by_peer)
 // What the host's QP holds is here again. 0 or a positive errno value.
 int VerbsBackend::reset_host(Qp& qp)
 {
+    if (!qp.host) {
+        return EIO;
+    }
     auto sends = qp.sends.keep_all();
     auto recvs = qp.recvs.keep_all();
     ibv_qp_attr host{};
@@ -466,9 +469,7 @@ void VerbsBackend::lose(Qp& qp)
 {
     qp.arriving = qp.suspended = qp.lost = false;
     _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
-    ibv_qp_attr attr{};
-    attr.qp_state = IBV_QPS_ERR;
-    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    fail_host(qp);
     enter_error(qp);
 }
 
@@ -549,9 +550,7 @@ void VerbsBackend::freeze(Qp& qp)
 {
     qp.frozen = true;
     qp.num_flushed = 0;
-    ibv_qp_attr attr{};
-    attr.qp_state = IBV_QPS_ERR;
-    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    fail_host(qp);
 }
 
 // The device goes on: where it was, or where it has come to.

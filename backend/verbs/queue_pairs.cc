@@ -244,6 +244,17 @@ void VerbsBackend::enter_reset(Qp& qp)
     qp.peer_host_qpn = 0;
 }
 
+// The host's QP, where there is one, takes and sends nothing more: the GSI QP has none,
+// and no QP has once the host's device is gone.
+void VerbsBackend::fail_host(const Qp& qp)
+{
+    if (qp.host) {
+        ibv_qp_attr attr{};
+        attr.qp_state = IBV_QPS_ERR;
+        ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    }
+}
+
 void VerbsBackend::enter_error(Qp& qp)
 {
     qp.state = IBV_QPS_ERR;

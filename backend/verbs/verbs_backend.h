@@ -290,6 +290,7 @@ private:
     void finish_changes();
     static void set_first_attributes(Qp& qp);
     void enter_reset(Qp& qp);
+    static void fail_host(const Qp& qp);
     void enter_error(Qp& qp);
     void forget_requests(Qp& qp);
     void drain_cqs(Qp& qp);
