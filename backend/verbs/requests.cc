@@ -64,7 +64,7 @@ bool take_replay(std::deque<Kept<T>>& replays, Request& request)
     return true;
 }
 
-void use_host_keys(const GuestKeys& keys, std::span<ibv_sge> sges)
+void use_host_keys(const OwnKeys& keys, std::span<ibv_sge> sges)
 {
     for (ibv_sge& sge : sges) {
         sge.lkey = keys.host_key(sge.lkey);

@@ -188,7 +188,8 @@ std::optional<Bytes> gather(const Qp& qp, const std::vector<ibv_sge>& sges)
     return bytes;
 }
 
-ibv_wc_status scatter(const Qp& qp, const std::vector<ibv_sge>& sges, std::span<const std::byte> bytes)
+ibv_wc_status scatter(const Qp& qp, const std::vector<ibv_sge>& sges,
+                      std::span<const std::byte> bytes)
 {
     for (const ibv_sge& sge : sges) {
         size_t size = std::min<size_t>(sge.length, bytes.size());
@@ -228,16 +229,15 @@ const ibv_gid& own_gid(const Qp& qp)
 
 bool has_gid(const Device& device, const ibv_gid& gid)
 {
-    return std::ranges::any_of(device.gids,
-                               [&](const ibv_gid& own) { return same_gid(own, gid); });
+    return std::ranges::any_of(device.gids, [&](const ibv_gid& own) { return same_gid(own, gid); });
 }
 
 // Null: nobody answers.
 Qp* find_destination(const Qp& qp, const Send& send)
 {
     bool datagram = qp.qp_type == IBV_QPT_UD;
-    const ibv_gid& gid = datagram ? static_cast<Ah*>(send.wr.wr.ud.ah)->attr.grh.dgid
-                                  : qp.attr.ah_attr.grh.dgid;
+    const ibv_gid& gid =
+        datagram ? static_cast<Ah*>(send.wr.wr.ud.ah)->attr.grh.dgid : qp.attr.ah_attr.grh.dgid;
     uint32_t number = datagram ? send.wr.wr.ud.remote_qpn : qp.attr.dest_qp_num;
     for (const auto& device : network->devices) {
         auto found = device->qps.find(number);
@@ -273,11 +273,12 @@ bool has_immediate(ibv_wr_opcode opcode)
 // The receiver's part of a message. What is no success is the sender's status.
 ibv_wc_status deliver(Qp& to, const Qp& from, const Send& send, std::span<const std::byte> bytes)
 {
-    bool write = send.wr.opcode == IBV_WR_RDMA_WRITE || send.wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
+    bool write =
+        send.wr.opcode == IBV_WR_RDMA_WRITE || send.wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
     if (write && !bytes.empty()) {
-        std::byte* at = find_memory(*to.device, to.pd, send.wr.wr.rdma.rkey,
-                                    send.wr.wr.rdma.remote_addr, bytes.size(),
-                                    IBV_ACCESS_REMOTE_WRITE);
+        std::byte* at =
+            find_memory(*to.device, to.pd, send.wr.wr.rdma.rkey, send.wr.wr.rdma.remote_addr,
+                        bytes.size(), IBV_ACCESS_REMOTE_WRITE);
         if (!at) {
             enter_error(to);
             return IBV_WC_REM_ACCESS_ERR;
@@ -588,7 +589,8 @@ int ibv_query_device(ibv_context*, ibv_device_attr* attr)
 {
     *attr = {};
     attr->max_mr_size = UINT64_MAX;
-    attr->max_qp = attr->max_cq = attr->max_mr = attr->max_pd = attr->max_srq = attr->max_ah = 1 << 16;
+    attr->max_qp = attr->max_cq = attr->max_mr = attr->max_pd = attr->max_srq = attr->max_ah =
+        1 << 16;
     attr->max_qp_wr = attr->max_srq_wr = 1 << 15;
     attr->max_sge = attr->max_srq_sge = 32;
     attr->max_cqe = 1 << 22;
@@ -608,7 +610,8 @@ int ibv_query_gid(ibv_context* context, uint8_t, int index, ibv_gid* gid)
     return 0;
 }
 
-ssize_t _ibv_query_gid_table(ibv_context* context, ibv_gid_entry* entries, size_t max, uint32_t, size_t)
+ssize_t _ibv_query_gid_table(ibv_context* context, ibv_gid_entry* entries, size_t max, uint32_t,
+                             size_t)
 {
     const auto& gids = device_of(context).gids;
     size_t count = std::min(max, gids.size());
