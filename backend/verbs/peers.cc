@@ -5,6 +5,7 @@
 // other numbers; the other end hears them and connects its QP anew, with the requests
 // that wait in it (docs/verbs-backend.md).
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -553,10 +554,13 @@ bool VerbsBackend::finish_executed(Qp& qp, uint64_t received_by_peer)
     return ok;
 }
 
-// The connection has not outlived a migration.
+// The connection does not outlive a migration.
 void VerbsBackend::lose(Qp& qp)
 {
     qp.arriving = qp.suspended = qp.lost = false;
+    if (std::exchange(qp.frozen, false)) {
+        flush_host_requests(qp); // the host has given them up
+    }
     _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
     fail_host(qp);
     enter_error(qp);
@@ -610,10 +614,44 @@ void VerbsBackend::rest()
             return !qp.frozen || qp.num_flushed >= qp.sends.used() + qp.recvs.used();
         });
     });
-    // The host's device has written where it has not told.
-    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+    report_all_written();
     _refresh = Clock::now() + refresh_time;
     set_tick(!connections().empty());
+}
+
+// The host's device has written where it has not told.
+void VerbsBackend::report_all_written()
+{
+    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+}
+
+void VerbsBackend::finish_migration()
+{
+    if (!_stopped || _dead || _arrived) {
+        return;
+    }
+    if (_port->loses_on_migrate()) {
+        // Completions of what is flushed are the guest's, as in rest(); it gives nothing more.
+        _resting = true;
+        _stopped = false;
+        watch(EPOLL_CTL_ADD);
+        work_until([this] {
+            bool all_flushed = true;
+            _qps.for_each([&](uint32_t, Qp& qp) {
+                // Also one that the guest has had connected just before it stopped.
+                if (!can_move(qp)) {
+                    lose(qp);
+                }
+                all_flushed &= qp.state != IBV_QPS_ERR ||
+                               (qp.sends.used() == 0 && qp.recvs.used() == 0);
+            });
+            return all_flushed;
+        });
+        _stopped = true;
+        watch(EPOLL_CTL_DEL);
+    }
+    // Peers of another kind may have written to memory since the VM stopped.
+    report_all_written();
 }
 
 // Until done(), or nothing more happens, but for a second at most.

@@ -78,6 +78,8 @@ public:
     void stop();
     void start();
     bool is_stopped() const { return _stopped; }
+    // As rdma_device_finish_migration().
+    void finish_migration();
     // The host's number of a QP, which the guest knows by another one after a move; 0:
     // there is no such QP.
     uint32_t host_qpn(uint32_t qp) const
@@ -364,6 +366,7 @@ private:
     void begin_connection(Qp& qp);
     void freeze(Qp& qp);
     void rest();
+    void report_all_written();
     void work_until(const std::function<bool()>& done);
     void resume_peers();
     void wake_peers();

@@ -226,6 +226,12 @@ void rdma_device_start(RdmaDevice* device)
     }
 }
 
+void rdma_device_finish_migration(RdmaDevice* device)
+{
+    Call call(device);
+    device->runner->finish_migration();
+}
+
 bool rdma_device_can_migrate(RdmaDevice* device, char** error)
 {
     auto obstacle = device->runner->migration_obstacle();
@@ -237,7 +243,8 @@ bool rdma_device_can_migrate(RdmaDevice* device, char** error)
 
 bool rdma_device_save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error)
 {
-    return save(device, put, opaque, error, save_state);
+    return rdma_device_can_migrate(device, error) &&
+           save(device, put, opaque, error, save_state);
 }
 
 bool rdma_device_save_config(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error)

@@ -64,6 +64,7 @@ struct PvrdmaState {
     QEMUTimer *timer;
     VMChangeStateEntry *run_state;
     NotifierWithReturn migration_notifier;
+    NotifierWithReturn precopy_notifier;
     uint16_t peer_port;
     char *on_migrate;
 };
@@ -370,6 +371,19 @@ static int pvrdma_check_migration(NotifierWithReturn *notifier,
     return 0;
 }
 
+/* The VM has stopped, paused before or not; memory goes out for the last time. */
+static int pvrdma_precopy(NotifierWithReturn *notifier, void *data,
+                          Error **errp)
+{
+    PvrdmaState *s = container_of(notifier, PvrdmaState, precopy_notifier);
+    PrecopyNotifyData *precopy = data;
+
+    if (precopy->reason == PRECOPY_NOTIFY_COMPLETE) {
+        rdma_device_finish_migration(s->device);
+    }
+    return 0;
+}
+
 static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
                              const VMStateField *field, JSONWriter *vmdesc)
 {
@@ -470,6 +484,7 @@ static void pvrdma_destroy_core(PvrdmaState *s)
     if (fd >= 0) {
         qemu_set_fd_handler(fd, NULL, NULL, NULL);
         migration_remove_notifier(&s->migration_notifier);
+        precopy_remove_notifier(&s->precopy_notifier);
     }
     timer_free(s->timer);
     s->timer = NULL;
@@ -510,6 +525,8 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
         return false;
     }
     migration_add_notifier(&s->migration_notifier, pvrdma_check_migration);
+    s->precopy_notifier.notify = pvrdma_precopy;
+    precopy_add_notifier(&s->precopy_notifier);
     qemu_set_fd_handler(rdma_device_event_fd(s->device), pvrdma_host_events,
                         NULL, s);
     return true;
