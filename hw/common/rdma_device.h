@@ -126,6 +126,9 @@ typedef struct RdmaHostPortConfig {
     uint32_t ibport;      /* 1.. */
     int32_t gid_index;    /* of the GID all packets come from; negative: the guest's own */
     bool add_addresses;   /* put addresses of the guest on the host's interface */
+    /* The addresses that the guest may use, "ADDRESS[/BITS][+...]"; NULL or empty: any,
+     * which add_addresses does not allow. */
+    const char *gid_allow;
     int odp;              /* on-demand paging: RDMA_ODP_* */
     uint16_t peer_port;   /* TCP port of the control channel between devices, 0: none */
     bool lose_on_migrate; /* QPs that cannot come along go to the error state;

@@ -47,6 +47,7 @@ struct PvrdmaState {
     uint32_t ibport;
     int32_t gid_index;
     char *gid_policy;
+    char *gid_allow;
     char *odp;
     char *cm_mux;
     uint32_t poll_pause_us;
@@ -502,7 +503,7 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
     };
     RdmaHostPortConfig port = {
         .ibdev = s->ibdev, .ibport = s->ibport, .gid_index = s->gid_index,
-        .cm_mux = s->cm_mux,
+        .cm_mux = s->cm_mux, .gid_allow = s->gid_allow,
     };
     static const char *const on_migrate[] = { "refuse", "error", NULL };
     int policy, lose;
@@ -696,6 +697,7 @@ static const Property pvrdma_properties[] = {
     DEFINE_PROP_UINT32("ibport", PvrdmaState, ibport, 1),
     DEFINE_PROP_INT32("gid-index", PvrdmaState, gid_index, -1),
     DEFINE_PROP_STRING("gid-policy", PvrdmaState, gid_policy),
+    DEFINE_PROP_STRING("gid-allow", PvrdmaState, gid_allow),
     DEFINE_PROP_STRING("odp", PvrdmaState, odp),
     DEFINE_PROP_UINT16("peer-port", PvrdmaState, peer_port, 4793),
     DEFINE_PROP_STRING("on-migrate", PvrdmaState, on_migrate),
