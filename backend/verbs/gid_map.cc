@@ -36,6 +36,13 @@ int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
     }
     Entry& entry = _entries[index];
     release(entry);
+    if (!_port.allows(gid)) {
+        _log(RDMA_LOG_WARNING,
+             fmt::format("the guest's address {} is not among those of property 'gid-allow', so "
+                         "the guest cannot use it for RDMA",
+                         address_of(gid)));
+        return EADDRNOTAVAIL;
+    }
     Entry next{type, gid, 0, _port.fixed_gid()};
     if (!next.host_index) {
         next.host_index = _port.find_gid(gid, type);

@@ -25,8 +25,8 @@ public:
     GidMap(const GidMap&) = delete;
     GidMap& operator=(const GidMap&) = delete;
 
-    // type: 1 RoCEv1, 2 RoCEv2. 0; EINVAL: no such index or type; EADDRNOTAVAIL:
-    // the host's interface does not have the address, nor was it to be added.
+    // type: 1 RoCEv1, 2 RoCEv2. 0; EINVAL: no such index or type; EADDRNOTAVAIL: the guest
+    // may not use the address, or the host's interface does not have it, nor was it to be added.
     int add(uint32_t index, const ibv_gid& gid, uint32_t type);
     int remove(uint32_t index); // 0, EINVAL
     void clear();

@@ -66,6 +66,23 @@ private:
     throw std::runtime_error(message);
 }
 
+AddressPrefixes allowed_addresses(const RdmaHostPortConfig& config)
+{
+    const char* text = config.gid_allow ? config.gid_allow : "";
+    auto parsed = AddressPrefixes::parse(text);
+    if (!parsed) {
+        fail(fmt::format("property 'gid-allow' is '{}': {} (a list such as "
+                         "192.0.2.7+2001:db8::/64)",
+                         text, parsed.error()));
+    }
+    // Whatever a guest has bound would be the host's own address on its network.
+    if (config.add_addresses && parsed->empty()) {
+        fail("property 'gid-policy' is add: 'gid-allow' must say which addresses the guest may "
+             "have QEMU put on the host's interface (such as gid-allow=192.0.2.7+2001:db8::/64)");
+    }
+    return *parsed;
+}
+
 ibv_context* open_device(const char* name)
 {
     DeviceList list;
@@ -104,7 +121,7 @@ bool has_full_paging(const ibv_odp_caps& caps, bool atomics)
 } // namespace
 
 HostPort::HostPort(const RdmaHostPortConfig& config)
-    : _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
+    : _allowed(allowed_addresses(config)), _device(config.ibdev ? config.ibdev : ""), _context(open_device(config.ibdev), ibv_close_device),
       _adds_addresses(config.add_addresses),
       // With a GID of the host's in place of the guest's, devices cannot be told apart.
       _peer_port(config.gid_index < 0 ? config.peer_port : uint16_t{0}),

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "address_prefixes.h"
 #include "backend.h"
 #include "host_objects.h"
 #include "rdma_device.h"
@@ -36,6 +37,8 @@ public:
     // The GID that all packets come from, in place of the guest's own.
     std::optional<uint32_t> fixed_gid() const { return _fixed_gid; }
     bool adds_addresses() const { return _adds_addresses; }
+    // Whether the guest may use that address.
+    bool allows(const ibv_gid& gid) const { return _allowed.empty() || _allowed.contains(gid); }
     // TCP's, for the control channel between devices; 0: none.
     uint16_t peer_port() const { return _peer_port; }
     // Whether QPs that cannot migrate go to the error state, and do not hold it up.
@@ -56,6 +59,7 @@ private:
     void check_port(uint32_t number);
     void choose_paging(const RdmaHostPortConfig& config);
 
+    AddressPrefixes _allowed; // none: all
     std::string _device;
     HostContext _context;
     ibv_device_attr _attributes{};

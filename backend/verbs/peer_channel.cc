@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <set>
 #include <stdexcept>
@@ -26,8 +27,13 @@ namespace {
 
 // Of those that others have made.
 constexpr size_t max_incoming = 4096;
-// What a connection that is not read from may hold.
+constexpr size_t max_incoming_from_one = 8;
+// What a connection that is not read from may hold, and one by which nobody asks that this
+// device has to do with.
 constexpr size_t max_unsent = 16 << 20;
+constexpr size_t max_unsent_to_stranger = 4096;
+// The largest frame by such a connection: one that asks for a QP has 20 bytes.
+constexpr size_t max_stranger_frame = 64;
 // Until a peer that does not answer counts as gone, milliseconds and seconds.
 constexpr int user_timeout = 2000;
 constexpr int keepalive_idle = 2;
@@ -237,12 +243,18 @@ void PeerChannel::answer(const Asker& asker, std::span<const uint8_t> body)
     }
 }
 
+bool PeerChannel::is_trusted(const Connection& connection) const
+{
+    return connection.outgoing || _handler.is_peer(connection.name);
+}
+
 void PeerChannel::send(Connection& connection, uint16_t kind, uint32_t id,
                        std::span<const uint8_t> body)
 {
     auto& out = connection.out;
-    if (peer_header_size + body.size() > max_peer_frame ||
-        out.size() - connection.sent + body.size() > max_unsent) {
+    size_t unsent = out.size() - connection.sent + body.size();
+    if (peer_header_size + body.size() > max_peer_frame || unsent > max_unsent ||
+        (unsent > max_unsent_to_stranger && !is_trusted(connection))) {
         fail(connection);
         return;
     }
@@ -304,14 +316,18 @@ void PeerChannel::accept(Listener& listener)
     }
     auto connection = std::make_unique<Connection>();
     connection->fd = fd;
-    auto incoming = std::ranges::count_if(
-        _connections, [](const auto& entry) { return !entry.second->outgoing; });
-    if (static_cast<size_t>(incoming) >= max_incoming) {
+    connection->name = {listener.gid, gid_of(from.storage)};
+    size_t incoming = 0;
+    size_t from_there = 0;
+    for (const auto& [number, other] : _connections) {
+        incoming += !other->outgoing;
+        from_there += !other->outgoing && other->name == connection->name;
+    }
+    if (incoming >= max_incoming || from_there >= max_incoming_from_one) {
         return;
     }
     expect_life(fd);
     connection->number = _next_connection++;
-    connection->name = {listener.gid, gid_of(from.storage)};
     epoll_event event{};
     event.events = connection->events = EPOLLIN;
     event.data.u64 = connection->number;
@@ -357,12 +373,10 @@ bool PeerChannel::take_frame(Connection& connection, const PeerFrame& frame)
 
 void PeerChannel::receive(Connection& connection)
 {
-    constexpr size_t piece = 65536;
+    std::array<uint8_t, 65536> piece;
     auto& in = connection.in;
-    size_t had = in.size();
-    in.resize(had + piece);
-    ssize_t n = recv(connection.fd, in.data() + had, piece, 0);
-    in.resize(had + static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    ssize_t n = recv(connection.fd, piece.data(), piece.size(), 0);
+    in.insert(in.end(), piece.begin(), piece.begin() + std::max<ssize_t>(n, 0));
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
         fail(connection);
         return;
@@ -370,6 +384,10 @@ void PeerChannel::receive(Connection& connection)
     size_t taken = 0;
     while (!connection.failed) {
         PeerFrame frame = first_frame(std::span(in).subspan(taken));
+        if (frame.size > max_stranger_frame && !is_trusted(connection)) {
+            fail(connection);
+            return;
+        }
         if (frame.state == PeerFrame::State::partial) {
             break;
         }
@@ -380,6 +398,9 @@ void PeerChannel::receive(Connection& connection)
         taken += frame.size;
     }
     in.erase(in.begin(), in.begin() + static_cast<ptrdiff_t>(taken));
+    if (in.empty()) {
+        in.shrink_to_fit();
+    }
 }
 
 void PeerChannel::work(Connection& connection, uint32_t events)

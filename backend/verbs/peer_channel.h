@@ -53,6 +53,9 @@ public:
         // The answer to what ask() has returned; nothing: the peer cannot be reached,
         // or has gone.
         virtual void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) = 0;
+        // Whether this device has to do with that one. Others may ask small questions and
+        // hold little of its memory.
+        virtual bool is_peer(const PeerName& from) const = 0;
 
     protected:
         ~Handler() = default;
@@ -89,6 +92,7 @@ private:
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
     void work(Connection& connection, uint32_t events);
+    bool is_trusted(const Connection& connection) const;
     void receive(Connection& connection);
     bool take_frame(Connection& connection, const PeerFrame& frame);
     void send(Connection& connection, uint16_t kind, uint32_t id, std::span<const uint8_t> body);

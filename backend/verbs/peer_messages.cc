@@ -34,6 +34,7 @@ PeerFrame first_frame(std::span<const uint8_t> bytes)
         frame.state = PeerFrame::State::wrong;
         return frame;
     }
+    frame.size = peer_length_size + length;
     bytes = bytes.subspan(peer_length_size);
     if (bytes.size() < length) {
         return frame;
@@ -41,7 +42,6 @@ PeerFrame first_frame(std::span<const uint8_t> bytes)
     frame.kind = static_cast<uint16_t>(load_le(bytes.first(2)));
     frame.id = load_le(bytes.subspan(4, 4));
     frame.body = bytes.first(length).subspan(peer_header_size);
-    frame.size = peer_length_size + length;
     frame.state = load_le(bytes.subspan(2, 2)) == peer_version ? PeerFrame::State::whole
                                                                : PeerFrame::State::wrong;
     return frame;

@@ -4,7 +4,7 @@
 // move to another host (docs/verbs-backend.md has the protocol). QPs go by the numbers
 // that the guests know.
 //
-//   frame  le32 bytes that follow, le16 kind, le16 version (1), le32 id, body
+//   frame  le32 bytes that follow, le16 kind, le16 version (2), le32 id, body
 //
 // An answer has the request's kind with answer_bit, and its id. Bodies are described as
 // sections of the state stream are (migration/archive.h), and read as if an attacker
@@ -22,7 +22,7 @@ namespace rdma::verbs {
 inline constexpr size_t peer_length_size = 4;
 inline constexpr size_t peer_header_size = 8; // behind the length
 inline constexpr uint32_t max_peer_frame = 4 << 20;
-inline constexpr uint16_t peer_version = 1;
+inline constexpr uint16_t peer_version = 2;
 inline constexpr uint16_t answer_bit = 0x8000;
 
 enum class PeerMessage : uint16_t {
@@ -30,6 +30,7 @@ enum class PeerMessage : uint16_t {
     suspend = 2, // let these QPs rest; answered once they do
     resume = 3,  // they can go on as before
     move = 4,    // their peers have new numbers
+    keys = 5,    // the host's numbers of my keys
 };
 
 // A QP of the receiver's and the sender's that it is connected to.
@@ -46,11 +47,19 @@ struct KeyEntry {
 using KeyList = std::vector<KeyEntry>;
 
 struct FindRequest {
-    uint32_t qpn = 0;
+    QpLink link; // that there is, or is to be
 };
 struct FindAnswer {
-    uint32_t host_qpn = 0; // 0: there is no such QP
+    uint32_t host_qpn = 0; // 0: there is no such QP, or another has it
+    bool linked = false;   // the answerer's QP is connected to the asker's, or about to be
+    KeyList keys;          // only then
+};
+
+struct KeysRequest {
     KeyList keys;
+};
+struct KeysAnswer {
+    bool taken = false; // otherwise no QP is connected to the sender's address
 };
 
 struct LinksRequest { // suspend, resume
@@ -106,7 +115,7 @@ struct PeerFrame {
     uint16_t kind = 0;
     uint32_t id = 0;
     std::span<const uint8_t> body;
-    size_t size = 0; // bytes of all of it
+    size_t size = 0; // bytes of all of it, as soon as it is known
 };
 PeerFrame first_frame(std::span<const uint8_t> bytes);
 void append_frame(std::vector<uint8_t>& bytes, uint16_t kind, uint32_t id,
@@ -134,13 +143,26 @@ void describe(Archive& a, KeyList& keys)
 template <typename Archive>
 void describe(Archive& a, FindRequest& request)
 {
-    a.u32("qpn", request.qpn);
+    describe(a, request.link);
+}
+
+template <typename Archive>
+void describe(Archive& a, KeysRequest& request)
+{
+    describe(a, request.keys);
+}
+
+template <typename Archive>
+void describe(Archive& a, KeysAnswer& answer)
+{
+    a.flag("taken", answer.taken);
 }
 
 template <typename Archive>
 void describe(Archive& a, FindAnswer& answer)
 {
-    a.u32("host_qpn", answer.host_qpn);
+    a.u32("host_qpn", answer.host_qpn, 0xffffff);
+    a.flag("linked", answer.linked);
     describe(a, answer.keys);
 }
 

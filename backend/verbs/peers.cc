@@ -5,6 +5,7 @@
 // other numbers; the other end hears them and connects its QP anew, with the requests
 // that wait in it (docs/verbs-backend.md).
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -100,29 +101,44 @@ uint32_t VerbsBackend::ask_for_qp(Qp& qp, const ibv_qp_attr& attr)
         return 0;
     }
     auto question = std::make_shared<uint32_t>();
-    *question = ask(name, PeerMessage::find, encode(FindRequest{attr.dest_qp_num}),
-                    [this, id = qp.id, question, peer](auto body) {
-                        take_found(id, *question, peer, body);
+    *question = ask(name, PeerMessage::find, encode(FindRequest{{attr.dest_qp_num, qp.qpn}}),
+                    [this, id = qp.id, question, name, peer](auto body) {
+                        take_found(id, *question, name, peer, body);
                     });
     return *question;
 }
 
-void VerbsBackend::take_found(uint32_t id, uint32_t question, const std::shared_ptr<Peer>& peer,
+void VerbsBackend::take_found(uint32_t id, uint32_t question, const PeerName& name,
+                              const std::shared_ptr<Peer>& peer,
                               std::optional<std::span<const uint8_t>> body)
 {
     FindAnswer answer;
-    peer->known = body && decode(*body, answer);
-    if (peer->known) {
+    peer->known = body && understand(*body, answer);
+    if (peer->known && answer.linked) {
         set_keys(*peer, answer.keys);
-    } else {
+    } else if (!peer->known) {
         peer->retry = Clock::now() + retry_time;
     }
     Qp* qp = _qps.find(id);
-    if (qp && qp->change && qp->change->question == question) {
-        qp->change->question = 0;
-        qp->change->host_qpn = answer.host_qpn;
-        qp->peer = answer.host_qpn != 0 ? peer : nullptr;
-        _answered = true;
+    if (!qp || !qp->change || qp->change->question != question) {
+        return;
+    }
+    qp->change->host_qpn = answer.host_qpn;
+    qp->peer = answer.host_qpn != 0 ? peer : nullptr;
+    qp->change->question = 0;
+    _answered = true;
+    // It was connected to this QP first, and could not be told our keys then.
+    KeysRequest keys{answer.linked ? keys_for(name) : KeyList()};
+    if (!keys.keys.empty()) {
+        auto told = std::make_shared<uint32_t>();
+        *told = ask(name, PeerMessage::keys, encode(keys), [this, id, told](auto) {
+            Qp* asked = _qps.find(id);
+            if (asked && asked->change && asked->change->question == *told) {
+                asked->change->question = 0;
+                _answered = true;
+            }
+        });
+        qp->change->question = *told;
     }
 }
 
@@ -141,13 +157,33 @@ void VerbsBackend::set_keys(Peer& peer, const KeyList& keys)
     }
 }
 
-KeyList VerbsBackend::own_keys() const
+// What a device may know of our keys: those of regions in the PDs of QPs that are connected to
+// it, or about to be.
+KeyList VerbsBackend::keys_for(const PeerName& name) const
 {
     KeyList keys;
-    for (const auto& [guest, host] : _rkeys) {
-        keys.push_back({guest, host});
+    if (_rkeys.empty()) {
+        return keys;
     }
+    std::set<uint32_t> pds;
+    _qps.for_each([&](uint32_t, const Qp& qp) {
+        if (is_connected_to(qp, name) || is_about_to_be(qp, name)) {
+            pds.insert(qp.init.pd);
+        }
+    });
+    _mrs.for_each([&](uint32_t, const Mr& mr) {
+        if (mr.host && mr.rkey != mr.host->rkey && pds.contains(mr.pd)) {
+            keys.push_back({mr.rkey, mr.host->rkey});
+        }
+    });
     return keys;
+}
+
+// False: it is no such body, or has more keys than a device like this one has regions.
+template <typename Body>
+bool VerbsBackend::understand(std::span<const uint8_t> bytes, Body& body) const
+{
+    return decode(bytes, body) && body.keys.size() <= _limits.max_mr;
 }
 
 // QPs by the device at their other end, where that is known.
@@ -181,8 +217,12 @@ void VerbsBackend::peer_asks(const PeerName& from, const PeerChannel::Asker& ask
     switch (asker.kind) {
     case PeerMessage::find:
         if (FindRequest request; decode(body, request)) {
-            const Qp* qp = find_by_qpn(request.qpn);
-            answer = encode(FindAnswer{qp && qp->host ? qp->host->qp_num : 0, own_keys()});
+            answer = encode(find(from, request));
+        }
+        break;
+    case PeerMessage::keys:
+        if (KeysRequest request; understand(body, request)) {
+            answer = encode(take_keys(from, request));
         }
         break;
     case PeerMessage::suspend:
@@ -197,7 +237,7 @@ void VerbsBackend::peer_asks(const PeerName& from, const PeerChannel::Asker& ask
         }
         break;
     case PeerMessage::move:
-        if (MoveRequest request; decode(body, request)) {
+        if (MoveRequest request; understand(body, request)) {
             answer = encode(take_moves(from, request));
         }
         break;
@@ -208,12 +248,58 @@ void VerbsBackend::peer_asks(const PeerName& from, const PeerChannel::Asker& ask
     _peer_channel->answer(asker, answer);
 }
 
+bool VerbsBackend::is_connected_to(const Qp& qp, const PeerName& from) const
+{
+    return qp.is_connected() && peer_name(qp.attr) == from;
+}
+
+// The guest has asked for it, and it waits for the peer's answer.
+bool VerbsBackend::is_about_to_be(const Qp& qp, const PeerName& from) const
+{
+    return qp.change && (qp.change->mask & IBV_QP_DEST_QPN) && peer_name(qp.change->attr) == from;
+}
+
 VerbsBackend::Qp* VerbsBackend::find_link(const PeerName& from, const QpLink& link)
 {
     Qp* qp = find_by_qpn(link.qpn);
-    bool fits = qp && qp->is_connected() && qp->attr.dest_qp_num == link.peer_qpn &&
-                peer_name(qp->attr) == from;
+    bool fits = qp && is_connected_to(*qp, from) && qp->attr.dest_qp_num == link.peer_qpn;
     return fits ? qp : nullptr;
+}
+
+// Whether the guest has anything to do with that device. Others are told no more than the
+// host's number of a QP that they may be about to be connected to, and are not remembered.
+bool VerbsBackend::is_peer(const PeerName& from) const
+{
+    bool found = false;
+    _qps.for_each([&](uint32_t, const Qp& qp) {
+        found |= is_connected_to(qp, from) || is_about_to_be(qp, from);
+    });
+    return found;
+}
+
+FindAnswer VerbsBackend::find(const PeerName& from, const FindRequest& request) const
+{
+    const Qp* qp = find_by_qpn(request.link.qpn);
+    if (!qp || !qp->host || (qp->is_connected() && !is_connected_to(*qp, from))) {
+        return {};
+    }
+    FindAnswer answer{qp->host->qp_num, false, {}};
+    answer.linked =
+        (is_connected_to(*qp, from) && qp->attr.dest_qp_num == request.link.peer_qpn) ||
+        (is_about_to_be(*qp, from) && qp->change->attr.dest_qp_num == request.link.peer_qpn);
+    if (answer.linked) {
+        answer.keys = keys_for(from);
+    }
+    return answer;
+}
+
+KeysAnswer VerbsBackend::take_keys(const PeerName& from, const KeysRequest& request)
+{
+    if (!is_peer(from)) {
+        return {false};
+    }
+    set_keys(*remember_peer(from), request.keys);
+    return {true};
 }
 
 void VerbsBackend::suspend(const PeerName& from, const PeerChannel::Asker& asker,
@@ -271,13 +357,17 @@ LinksAnswer VerbsBackend::resume(const PeerName& from, const LinksRequest& reque
 MoveAnswer VerbsBackend::take_moves(const PeerName& from, const MoveRequest& request)
 {
     MoveAnswer answer;
+    answer.moved.resize(request.moves.size());
+    if (std::ranges::none_of(request.moves,
+                             [&](const Move& move) { return find_link(from, move.link); })) {
+        return answer;
+    }
     auto peer = remember_peer(from);
     peer->known = true;
     set_keys(*peer, request.keys);
-    for (const Move& move : request.moves) {
-        answer.moved.push_back(take_move(from, move));
-    }
-    answer.keys = own_keys();
+    std::ranges::transform(request.moves, answer.moved.begin(),
+                           [&](const Move& move) { return take_move(from, move); });
+    answer.keys = keys_for(from);
     return answer;
 }
 
@@ -364,6 +454,9 @@ int VerbsBackend::reconnect(Qp& qp, uint64_t received_by_peer)
 // What the host's QP holds is here again. 0 or a positive errno value.
 int VerbsBackend::reset_host(Qp& qp)
 {
+    if (!qp.host) {
+        return EIO;
+    }
     auto sends = qp.sends.keep_all();
     auto recvs = qp.recvs.keep_all();
     ibv_qp_attr host{};
@@ -461,14 +554,15 @@ bool VerbsBackend::finish_executed(Qp& qp, uint64_t received_by_peer)
     return ok;
 }
 
-// The connection has not outlived a migration.
+// The connection does not outlive a migration.
 void VerbsBackend::lose(Qp& qp)
 {
     qp.arriving = qp.suspended = qp.lost = false;
+    if (std::exchange(qp.frozen, false)) {
+        flush_host_requests(qp); // the host has given them up
+    }
     _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
-    ibv_qp_attr attr{};
-    attr.qp_state = IBV_QPS_ERR;
-    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    fail_host(qp);
     enter_error(qp);
 }
 
@@ -520,10 +614,44 @@ void VerbsBackend::rest()
             return !qp.frozen || qp.num_flushed >= qp.sends.used() + qp.recvs.used();
         });
     });
-    // The host's device has written where it has not told.
-    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+    report_all_written();
     _refresh = Clock::now() + refresh_time;
     set_tick(!connections().empty());
+}
+
+// The host's device has written where it has not told.
+void VerbsBackend::report_all_written()
+{
+    _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
+}
+
+void VerbsBackend::finish_migration()
+{
+    if (!_stopped || _dead || _arrived) {
+        return;
+    }
+    if (_port->loses_on_migrate()) {
+        // Completions of what is flushed are the guest's, as in rest(); it gives nothing more.
+        _resting = true;
+        _stopped = false;
+        watch(EPOLL_CTL_ADD);
+        work_until([this] {
+            bool all_flushed = true;
+            _qps.for_each([&](uint32_t, Qp& qp) {
+                // Also one that the guest has had connected just before it stopped.
+                if (!can_move(qp)) {
+                    lose(qp);
+                }
+                all_flushed &= qp.state != IBV_QPS_ERR ||
+                               (qp.sends.used() == 0 && qp.recvs.used() == 0);
+            });
+            return all_flushed;
+        });
+        _stopped = true;
+        watch(EPOLL_CTL_DEL);
+    }
+    // Peers of another kind may have written to memory since the VM stopped.
+    report_all_written();
 }
 
 // Until done(), or nothing more happens, but for a second at most.
@@ -549,9 +677,7 @@ void VerbsBackend::freeze(Qp& qp)
 {
     qp.frozen = true;
     qp.num_flushed = 0;
-    ibv_qp_attr attr{};
-    attr.qp_state = IBV_QPS_ERR;
-    ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    fail_host(qp);
 }
 
 // The device goes on: where it was, or where it has come to.
@@ -637,7 +763,7 @@ void VerbsBackend::announce()
                                      qp.sq_psn,
                                      qp.num_received_before});
         }
-        request.keys = own_keys();
+        request.keys = keys_for(name);
         auto peer = remember_peer(name);
         ask(name, PeerMessage::move, encode(request),
             [this, qps, peer](auto body) { take_moved(qps, *peer, body); });
@@ -649,7 +775,7 @@ void VerbsBackend::take_moved(const std::vector<uint32_t>& qps, Peer& peer,
                               std::optional<std::span<const uint8_t>> body)
 {
     MoveAnswer answer;
-    bool ok = body && decode(*body, answer) && answer.moved.size() == qps.size();
+    bool ok = body && understand(*body, answer) && answer.moved.size() == qps.size();
     if (ok) {
         set_keys(peer, answer.keys);
     }

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "interface_address.h"
 #include "qp_rules.h"
 #include "verbs_backend.h"
 
@@ -138,7 +139,7 @@ int VerbsBackend::set_up_qp(Qp& qp)
     return 0;
 }
 
-VerbsBackend::Qp* VerbsBackend::find_by_qpn(uint32_t qpn)
+VerbsBackend::Qp* VerbsBackend::find_by_qpn(uint32_t qpn) const
 {
     auto found = _id_by_qpn.find(qpn);
     return found == _id_by_qpn.end() ? nullptr : _qps.find(found->second);
@@ -244,6 +245,17 @@ void VerbsBackend::enter_reset(Qp& qp)
     qp.peer_host_qpn = 0;
 }
 
+// The host's QP, where there is one, takes and sends nothing more: the GSI QP has none,
+// and no QP has once the host's device is gone.
+void VerbsBackend::fail_host(const Qp& qp)
+{
+    if (qp.host) {
+        ibv_qp_attr attr{};
+        attr.qp_state = IBV_QPS_ERR;
+        ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+    }
+}
+
 void VerbsBackend::enter_error(Qp& qp)
 {
     qp.state = IBV_QPS_ERR;
@@ -328,6 +340,21 @@ int VerbsBackend::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, cons
     return EINPROGRESS;
 }
 
+// A QP that has come from another host has another number here. A peer that cannot be told
+// it has the one that the guest knows, be it from RDMA CM's messages, and would send to that.
+bool VerbsBackend::is_out_of_reach(const Qp& qp, const Change& change)
+{
+    if (!(change.mask & IBV_QP_DEST_QPN) || qp.peer || qp.host->qp_num == qp.qpn) {
+        return false;
+    }
+    _log(RDMA_LOG_WARNING,
+         fmt::format("QP {} cannot be connected to QP {} at {}: it was made before a migration, and "
+                     "the other end is no device with backend=verbs that can be told its number "
+                     "on this host; a QP that is made now can be",
+                     qp.qpn, change.attr.dest_qp_num, address_of(change.attr.ah_attr.grh.dgid)));
+    return true;
+}
+
 void VerbsBackend::finish_changes()
 {
     for (uint32_t id : std::exchange(_changing, {})) {
@@ -343,8 +370,10 @@ void VerbsBackend::finish_changes()
             if (change.mask & IBV_QP_DEST_QPN) {
                 qp.peer_host_qpn = change.host_qpn;
             }
-            error = address ? change_qp(qp, change.attr, change.mask, change.dmac)
-                            : host_error(address.error());
+            error = !address ? host_error(address.error())
+                    : is_out_of_reach(qp, change)
+                        ? ENOTSUP
+                        : change_qp(qp, change.attr, change.mask, change.dmac);
         }
         _client->modified(id, error);
     }

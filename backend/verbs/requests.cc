@@ -64,7 +64,7 @@ bool take_replay(std::deque<Kept<T>>& replays, Request& request)
     return true;
 }
 
-void use_host_keys(const GuestKeys& keys, std::span<ibv_sge> sges)
+void use_host_keys(const OwnKeys& keys, std::span<ibv_sge> sges)
 {
     for (ibv_sge& sge : sges) {
         sge.lkey = keys.host_key(sge.lkey);
@@ -359,9 +359,7 @@ void VerbsBackend::fail_queue(Qp& qp, bool send)
             qp.state = IBV_QPS_SQE; // 10.3.1.6: only the send queue
             return;
         }
-        ibv_qp_attr attr{};
-        attr.qp_state = IBV_QPS_ERR;
-        ibv_modify_qp(qp.host.get(), &attr, IBV_QP_STATE);
+        fail_host(qp);
     }
     enter_error(qp);
 }

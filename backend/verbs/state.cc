@@ -214,8 +214,15 @@ Status VerbsBackend::load_mr(const Section& section)
     mr->num_pages = state.pages.size();
     _num_pages += mr->num_pages;
     _num_runs += mr->mapping.runs();
-    _lkeys.add(mr->lkey, mr->host->lkey);
-    _rkeys.add(mr->rkey, mr->host->rkey);
+    know_keys(state.id, *mr);
+    // A region that was loaded before this one may have its keys here.
+    for (bool remote : {false, true}) {
+        auto other = remote ? _rkeys.region_with(state.rkey) : _lkeys.region_with(state.lkey);
+        int error = other && *other != state.id ? register_again(*other) : 0;
+        if (error != 0) {
+            return failed("memory region", *other, error);
+        }
+    }
     return {};
 }
 

@@ -237,22 +237,7 @@ int VerbsBackend::register_user_mr(const MrInit& init, Mr& mr)
         return mapping.error().code;
     }
     mr.mapping = std::move(*mapping);
-    unsigned access = static_cast<unsigned>(init.access) & (IBV_ACCESS_LOCAL_WRITE | remote_rights);
-    if (_port->on_demand_paging()) {
-        access |= IBV_ACCESS_ON_DEMAND;
-    }
-    // With a key that the guest knows another region by, which has come from another
-    // host, it is registered once more.
-    std::vector<HostMr> refused;
-    do {
-        if (mr.host) {
-            refused.push_back(std::move(mr.host));
-        }
-        mr.host.reset(ibv_reg_mr_iova2(_pds.find(init.pd)->host.get(),
-                                       mr.mapping.data() + skipped, init.length, init.iova,
-                                       access));
-    } while (mr.host && refused.size() < 64 &&
-             (_lkeys.contains(mr.host->lkey) || _rkeys.contains(mr.host->rkey)));
+    mr.host = register_on_host(mr);
     if (!mr.host) {
         int error = errno;
         _log(RDMA_LOG_WARNING,
@@ -283,9 +268,78 @@ int VerbsBackend::register_guard(const MrInit& init, Mr& mr)
     if (init.access & ~IBV_ACCESS_LOCAL_WRITE) {
         return EINVAL;
     }
-    alignas(page_size) static std::byte guard[page_size];
-    mr.host.reset(ibv_reg_mr(_pds.find(init.pd)->host.get(), guard, sizeof(guard), 0));
+    mr.host = register_on_host(mr);
     return mr.host ? 0 : host_error(errno);
+}
+
+HostMr VerbsBackend::register_guard_page(uint32_t pd)
+{
+    alignas(page_size) static std::byte guard[page_size];
+    return HostMr(ibv_reg_mr(_pds.find(pd)->host.get(), guard, sizeof(guard), 0));
+}
+
+HostMr VerbsBackend::register_once(const Mr& mr)
+{
+    if (mr.dma) {
+        return register_guard_page(mr.pd);
+    }
+    unsigned access = static_cast<unsigned>(mr.access) & (IBV_ACCESS_LOCAL_WRITE | remote_rights);
+    if (_port->on_demand_paging()) {
+        access |= IBV_ACCESS_ON_DEMAND;
+    }
+    return HostMr(ibv_reg_mr_iova2(_pds.find(mr.pd)->host.get(),
+                                   mr.mapping.data() + mr.iova % page_size, mr.length, mr.iova,
+                                   access));
+}
+
+bool VerbsBackend::is_reserved(const ibv_mr& mr) const
+{
+    return _lkeys.is_reserved(mr.lkey) || _rkeys.is_reserved(mr.rkey);
+}
+
+// Under keys that the guest knows no other region by. Null: not, and errno says why.
+HostMr VerbsBackend::register_on_host(const Mr& mr)
+{
+    constexpr int most_attempts = 64;
+    // What has the reserved numbers meanwhile: pages of no use, for the region may be large.
+    std::vector<HostMr> guards;
+    for (int attempt = 0; attempt < most_attempts; ++attempt) {
+        HostMr host = register_once(mr);
+        if (!host || !is_reserved(*host)) {
+            return host;
+        }
+        host.reset();
+        do {
+            guards.push_back(register_guard_page(mr.pd));
+            if (!guards.back()) {
+                return nullptr;
+            }
+        } while (is_reserved(*guards.back()));
+        guards.pop_back(); // a number for the region, with luck
+    }
+    errno = ENOMEM;
+    return nullptr;
+}
+
+// The keys that a region has on the host are those that the guest knows another one by, which
+// has been loaded after it: it gets others. 0 or a positive errno value.
+int VerbsBackend::register_again(uint32_t id)
+{
+    Mr& mr = *_mrs.find(id);
+    // The old ones are free only when it has the new ones.
+    HostMr host = register_on_host(mr);
+    if (!host) {
+        return host_error(errno);
+    }
+    mr.host = std::move(host);
+    know_keys(id, mr);
+    return 0;
+}
+
+void VerbsBackend::know_keys(uint32_t id, const Mr& mr)
+{
+    _lkeys.set(mr.lkey, mr.host->lkey, id);
+    _rkeys.set(mr.rkey, mr.host->rkey, id);
 }
 
 // What the host's device has written it does not tell: all of the region counts.
@@ -359,8 +413,8 @@ int VerbsBackend::dereg_mr(uint32_t id)
         return ENOENT;
     }
     --_pds.find(mr->pd)->users;
-    _lkeys.remove(mr->lkey);
-    _rkeys.remove(mr->rkey);
+    _lkeys.retire(mr->lkey);
+    _rkeys.retire(mr->rkey);
     forget_sizes(*mr);
     Mr ended = std::move(*mr);
     _mrs.erase(id);

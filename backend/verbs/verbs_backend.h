@@ -78,6 +78,8 @@ public:
     void stop();
     void start();
     bool is_stopped() const { return _stopped; }
+    // As rdma_device_finish_migration().
+    void finish_migration();
     // The host's number of a QP, which the guest knows by another one after a move; 0:
     // there is no such QP.
     uint32_t host_qpn(uint32_t qp) const
@@ -258,6 +260,12 @@ private:
     // verbs_backend.cc
     int register_user_mr(const MrInit& init, Mr& mr);
     int register_guard(const MrInit& init, Mr& mr);
+    HostMr register_on_host(const Mr& mr);
+    HostMr register_once(const Mr& mr);
+    HostMr register_guard_page(uint32_t pd);
+    bool is_reserved(const ibv_mr& mr) const;
+    int register_again(uint32_t id);
+    void know_keys(uint32_t id, const Mr& mr);
     int register_region(const MrInit& init, Mr& mr);
     void report_written(const Mr& mr);
     void forget_sizes(const Mr& mr);
@@ -279,7 +287,7 @@ private:
     int create_host_qp(const QpInit& init, Qp& qp);
     int check_objects(const QpInit& init) const;
     int set_up_qp(Qp& qp);
-    Qp* find_by_qpn(uint32_t qpn);
+    Qp* find_by_qpn(uint32_t qpn) const;
     int use_cqs(const QpInit& init);
     void release_cqs(const QpInit& init);
     void count_users(const QpInit& init, int change);
@@ -287,9 +295,11 @@ private:
     bool to_host(ibv_ah_attr& av);
     int change_qp(Qp& qp, const ibv_qp_attr& attr, int mask, const Mac& dmac);
     int check_change(const Qp& qp, const ibv_qp_attr& attr, int mask) const;
+    bool is_out_of_reach(const Qp& qp, const Change& change);
     void finish_changes();
     static void set_first_attributes(Qp& qp);
     void enter_reset(Qp& qp);
+    static void fail_host(const Qp& qp);
     void enter_error(Qp& qp);
     void forget_requests(Qp& qp);
     void drain_cqs(Qp& qp);
@@ -323,15 +333,23 @@ private:
     uint32_t ask(const PeerName& name, PeerMessage kind, const std::vector<uint8_t>& body,
                  Answered answered);
     uint32_t ask_for_qp(Qp& qp, const ibv_qp_attr& attr);
-    void take_found(uint32_t id, uint32_t question, const std::shared_ptr<Peer>& peer,
+    void take_found(uint32_t id, uint32_t question, const PeerName& name,
+                    const std::shared_ptr<Peer>& peer,
                     std::optional<std::span<const uint8_t>> body);
+    FindAnswer find(const PeerName& from, const FindRequest& request) const;
+    KeysAnswer take_keys(const PeerName& from, const KeysRequest& request);
+    bool is_peer(const PeerName& from) const override;
+    template <typename Body>
+    bool understand(std::span<const uint8_t> bytes, Body& body) const;
     void peer_asks(const PeerName& from, const PeerChannel::Asker& asker,
                    std::span<const uint8_t> body) override;
     void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override;
     static void set_keys(Peer& peer, const KeyList& keys);
-    KeyList own_keys() const;
+    KeyList keys_for(const PeerName& name) const;
     std::map<PeerName, std::vector<uint32_t>> connections() const;
     std::vector<uint8_t> encode_links(const std::vector<uint32_t>& qps) const;
+    bool is_connected_to(const Qp& qp, const PeerName& from) const;
+    bool is_about_to_be(const Qp& qp, const PeerName& from) const;
     Qp* find_link(const PeerName& from, const QpLink& link);
     void suspend(const PeerName& from, const PeerChannel::Asker& asker,
                  const LinksRequest& request);
@@ -348,6 +366,7 @@ private:
     void begin_connection(Qp& qp);
     void freeze(Qp& qp);
     void rest();
+    void report_all_written();
     void work_until(const std::function<bool()>& done);
     void resume_peers();
     void wake_peers();
@@ -451,8 +470,8 @@ private:
     std::unique_ptr<Qp> _gsi;
     std::unordered_map<uint32_t, uint32_t> _id_by_host_qpn;
     std::unordered_map<uint32_t, uint32_t> _id_by_qpn; // as guests know it
-    GuestKeys _lkeys;
-    GuestKeys _rkeys;
+    OwnKeys _lkeys;
+    OwnKeys _rkeys;
 
     // Requests on their way to the host, made once.
     static constexpr unsigned batch_size = 16;

@@ -128,10 +128,23 @@ StatefulDevice stateful(RdmaDevice* device)
             device->runner->backend(), device->stats};
 }
 
+// False, with *error set to why, where the backend cannot move to another host.
+bool is_free_to_move(RdmaDevice* device, char** error)
+{
+    auto obstacle = device->runner->migration_obstacle();
+    if (obstacle) {
+        *error = strdup(obstacle->c_str());
+    }
+    return !obstacle;
+}
+
 template <typename Save>
 bool save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error, Save&& fill)
 {
     try {
+        if (!is_free_to_move(device, error)) {
+            return false;
+        }
         migration::StreamWriter stream(migration::DeviceKind::pvrdma);
         fill(stateful(device), stream);
         auto bytes = stream.finish();
@@ -402,12 +415,15 @@ void rdma_device_start(RdmaDevice* device)
     }
 }
 
+void rdma_device_finish_migration(RdmaDevice* device)
+{
+    enter(device, [&](Call&) { device->runner->finish_migration(); });
+}
+
 bool rdma_device_can_migrate(RdmaDevice* device, char** error)
 {
     try {
-        auto obstacle = device->runner->migration_obstacle();
-        if (obstacle) {
-            *error = strdup(obstacle->c_str());
+        if (!is_free_to_move(device, error)) {
             return false;
         }
         if (device->runner->can_save_running()) {

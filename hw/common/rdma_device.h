@@ -138,6 +138,9 @@ typedef struct RdmaHostPortConfig {
     uint32_t ibport;      /* 1.. */
     int32_t gid_index;    /* of the GID all packets come from; negative: the guest's own */
     bool add_addresses;   /* put addresses of the guest on the host's interface */
+    /* The addresses that the guest may use, "ADDRESS[/BITS][+...]"; NULL or empty: any,
+     * which add_addresses does not allow. */
+    const char *gid_allow;
     int odp;              /* on-demand paging: RDMA_ODP_* */
     uint16_t peer_port;   /* TCP port of the control channel between devices, 0: none */
     bool lose_on_migrate; /* QPs that cannot come along go to the error state;
@@ -204,6 +207,10 @@ void rdma_device_link_changed(RdmaDevice *device);
  * is the device's: nothing of that changes the state that is saved. A new device
  * is started. Stopping what is stopped and starting what is started does nothing.
  */
+/*
+ * With the verbs backend that is so of queue pairs whose other end is a device of this
+ * kind. What others send to a stopped VM the host's device takes.
+ */
 void rdma_device_stop(RdmaDevice *device, bool rnr_nak);
 void rdma_device_start(RdmaDevice *device);
 
@@ -222,6 +229,13 @@ void rdma_device_start(RdmaDevice *device);
 bool rdma_device_can_migrate(RdmaDevice *device, char **error);
 /* No state has more bytes than this. */
 #define RDMA_MAX_STATE (UINT64_C(1) << 32)
+/*
+ * The VM is stopped, and its memory is about to be sent for the last time. Queue pairs that
+ * cannot come along go to the error state (lose_on_migrate), or rdma_device_save() will
+ * refuse. What the device writes of that is reported through mark_dirty; then it writes
+ * nothing more. Not for a snapshot, after which the VM goes on here.
+ */
+void rdma_device_finish_migration(RdmaDevice *device);
 typedef void RdmaPutState(void *opaque, const uint8_t *state, size_t size);
 bool rdma_device_save(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);
 bool rdma_device_save_config(RdmaDevice *device, RdmaPutState *put, void *opaque, char **error);

@@ -40,6 +40,7 @@ public:
     virtual void stop(bool refuse_peers) = 0;
     virtual void start() = 0;
     virtual bool is_stopped() const = 0;
+    virtual void finish_migration() {}
     // Nothing where the backend can move to another host, or why not, for a person.
     virtual std::optional<std::string> migration_obstacle() const { return std::nullopt; }
     // Whether the backend's save() may be called, to learn how much it is, while it runs.

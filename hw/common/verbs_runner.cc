@@ -30,6 +30,7 @@ public:
     // Peers are the host device's to answer.
     void stop(bool) override { _backend.stop(); }
     void start() override { _backend.start(); }
+    void finish_migration() override { _backend.finish_migration(); }
     bool is_stopped() const override { return _backend.is_stopped(); }
     int event_fd() const override { return _backend.event_fd(); }
     void handle_events() override { _backend.handle_events(); }

@@ -88,6 +88,7 @@ public:
         config.ibport = 1;
         config.gid_index = gid_index.value_or(-1);
         config.add_addresses = true;
+        config.gid_allow = "0.0.0.0/0+::/0";
         config.cm_mux = mux.c_str();
         port = std::make_shared<HostPort>(config);
         backend = std::make_unique<VerbsBackend>(port, end.limits, end.memory, end.stats,

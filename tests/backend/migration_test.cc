@@ -6,50 +6,24 @@
 #include <poll.h>
 
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "backend_test.h"
 #include "interface_address.h"
-#include "verbs_backend.h"
-#include "verbs_host.h"
+#include "moving_home.h"
 
 namespace rdma::test {
 namespace {
 
 using verbs::HostPort;
-using verbs::VerbsBackend;
 using namespace std::chrono_literals;
 using DevicePair = std::pair<std::string, std::string>;
 
 constexpr uint16_t peer_port = 4793;
 constexpr std::chrono::seconds patience{20};
 constexpr uint64_t area = ram_base + (1 << 20);
-
-// Where a guest is at home: its backend is replaced by the one that it moves to.
-struct Home {
-    Home(BackendEnd& its_end, const std::string& device)
-        : end(its_end), port(open_port(device, peer_port)), backend(make())
-    {
-        end.gid = find_gid(*port);
-        end.set_up(*backend);
-    }
-
-    std::unique_ptr<VerbsBackend> make()
-    {
-        auto made =
-            std::make_unique<VerbsBackend>(port, end.limits, end.memory, end.stats, print_log);
-        made->set_client(end);
-        return made;
-    }
-
-    BackendEnd& end;
-    std::shared_ptr<HostPort> port;
-    std::unique_ptr<VerbsBackend> backend;
-};
 
 class VerbsMigration : public testing::TestWithParam<DevicePair> {
 protected:
@@ -98,51 +72,6 @@ protected:
     }
     virtual QpInit init_a() { return a.qp_init(IBV_QPT_RC); }
     virtual Connection connection() const { return {}; }
-
-    // The state of a home that has stopped, while the other one, if there is one, goes on.
-    static std::vector<uint8_t> leave(Home& home, Home* other)
-    {
-        std::atomic<bool> left = other == nullptr;
-        std::jthread others([&] {
-            while (!left) {
-                pollfd fd{other->backend->event_fd(), POLLIN, 0};
-                poll(&fd, 1, 10);
-                other->backend->handle_events();
-            }
-        });
-        home.backend->stop();
-        left = true;
-        others.join();
-        migration::StreamWriter stream(migration::DeviceKind::pvrdma);
-        home.backend->save(stream);
-        auto bytes = stream.finish();
-        return {bytes.begin(), bytes.end()};
-    }
-    static migration::Status load(VerbsBackend& backend, std::span<const uint8_t> bytes)
-    {
-        auto stream = migration::StreamReader::open(bytes, migration::DeviceKind::pvrdma);
-        if (!stream) {
-            return std::unexpected(stream.error());
-        }
-        while (auto section = stream->next()) {
-            if (auto status = backend.load(*section); !status) {
-                return status;
-            }
-        }
-        return {};
-    }
-    static void arrive(Home& home, std::span<const uint8_t> bytes)
-    {
-        auto next = home.make();
-        next->stop();
-        auto status = load(*next, bytes);
-        ASSERT_TRUE(status) << status.error();
-        // The old one is there until the new one has started, and its host objects are.
-        std::swap(home.backend, next);
-        home.end.backend = home.backend.get();
-        home.backend->start();
-    }
-    static void move(Home& home, Home& other) { arrive(home, leave(home, &other)); }
 
     static uint32_t host_qpn(const Home& home, const QpNumbers& qp)
     {
@@ -210,8 +139,8 @@ protected:
 
     BackendEnd a{small_limits()};
     BackendEnd b{small_limits()};
-    Home home_a{a, GetParam().first};
-    Home home_b{b, GetParam().second};
+    Home home_a{a, GetParam().first, peer_port};
+    Home home_b{b, GetParam().second, peer_port};
     QpNumbers qp_a{};
     QpNumbers qp_b{};
 

@@ -117,6 +117,7 @@ TEST_P(VerbsOnly, an_address_that_the_host_does_not_have_is_refused)
 TEST_P(VerbsOnly, an_address_can_be_added_to_the_host)
 {
     config.add_addresses = true;
+    config.gid_allow = "10.99.0.0/16";
     start();
     ibv_gid gid = gid_of("10.99.0.8");
     ASSERT_EQ(backend->add_gid(1, gid, 2, {}), 0) << log;
@@ -130,6 +131,7 @@ TEST_P(VerbsOnly, an_address_can_be_added_to_the_host)
 TEST_P(VerbsOnly, an_address_that_was_there_stays)
 {
     config.add_addresses = true;
+    config.gid_allow = "10.99.0.0/16";
     start();
     ibv_gid gid = gid_of("10.99.0.9");
     ASSERT_EQ(verbs::add_interface_address(port->interface_index(), gid), 0);
@@ -141,6 +143,7 @@ TEST_P(VerbsOnly, an_address_that_was_there_stays)
 TEST_P(VerbsOnly, added_addresses_go_with_the_device)
 {
     config.add_addresses = true;
+    config.gid_allow = "10.99.0.0/16";
     start();
     ibv_gid gid = gid_of("10.99.0.10");
     ASSERT_EQ(backend->add_gid(1, gid, 2, {}), 0);

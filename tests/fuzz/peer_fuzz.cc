@@ -49,6 +49,8 @@ void read_frames(Bytes bytes)
         check(std::ranges::equal(written, bytes.first(frame.size)), "another frame");
         read<FindRequest>(frame.body);
         read<FindAnswer>(frame.body);
+        read<KeysRequest>(frame.body);
+        read<KeysAnswer>(frame.body);
         read<LinksRequest>(frame.body);
         read<LinksAnswer>(frame.body);
         read<MoveRequest>(frame.body);

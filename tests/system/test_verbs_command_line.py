@@ -29,6 +29,10 @@ def test_backends(options, message):
     ("", "'ibdev' must name an RDMA device: " + HOST_HAS),
     (",ibdev=nosuch7", "property 'ibdev' is 'nosuch7': there is no such RDMA device: " + HOST_HAS),
     (",gid-policy=take", "property 'gid-policy' is 'take': it must be match or add"),
+    (",ibdev=rxe0,gid-policy=add", "property 'gid-policy' is add: 'gid-allow' must say which addresses"),
+    (",gid-allow=192.0.2.7+host", "property 'gid-allow' is '192.0.2.7+host': 'host' is no IPv4 or IPv6 address"),
+    # QEMU's own separator, doubled as it wants it.
+    (",gid-allow=192.0.2.7,,192.0.2.8", "(a list such as 192.0.2.7+2001:db8::/64)"),
     (",odp=maybe", "property 'odp' is 'maybe': it must be auto or on or off"),
     (",max-qp=1", "property 'max-qp' is 1: it must be"),
 ])

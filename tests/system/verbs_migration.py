@@ -90,20 +90,54 @@ def test_traffic_goes_on(pair):
     stream.end(PATIENCE)
 
 
+class ForeignPeer:
+    """A QP of the guest's and, at its other end, one that is not paravirtual: the host's own program on its device."""
+
+    def __init__(self, pair):
+        self.pair = pair
+        self.node = pair.nodes[0]
+        self.processes = [self.node.guest.start(
+            f"ibv_rc_pingpong -d vmw_pvrdma0 -g {self.node.gid_index(self.node.ipv4)} -n 1000000")]
+        self.node.guest.wait_listening(18515, PATIENCE)
+
+    def connect(self):
+        host = self.pair.host
+        gid = Node.gid_index(type("Host", (), {"guest": host, "gid_type": "RoCE v2", "device": "rxe1"})(), "10.0.1.1")
+        host.check("ip addr show dev br0 | grep -q 10.0.0.254 || "
+                   "{ ip addr add 10.0.0.254/32 dev br0 && ip route add 10.0.0.1/32 dev br0 table 99 && "
+                   "ip rule add pref 5 ipproto tcp to 10.0.0.1 lookup 99; }")
+        self.processes.append(host.start(f"ibv_rc_pingpong -d rxe1 -g {gid} -n 1000000 10.0.0.1"))
+        host.check("until rdma resource show qp | grep rc_pingpong | grep -q RTS; do :; done", PATIENCE)
+
+    def end(self):
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait(PATIENCE)
+
+
 def test_a_peer_that_cannot_be_told_keeps_it_here(pair):
-    """One that is not paravirtual: the host's own program on its device."""
-    node = pair.nodes[0]
-    gid = Node.gid_index(type("Host", (), {"guest": pair.host, "gid_type": "RoCE v2", "device": "rxe1"})(), "10.0.1.1")
-    server = node.guest.start(f"ibv_rc_pingpong -d vmw_pvrdma0 -g {node.gid_index(node.ipv4)} -n 1000000")
-    node.guest.wait_listening(18515, PATIENCE)
-    pair.host.check("ip addr add 10.0.0.254/32 dev br0 && ip route add 10.0.0.1/32 dev br0 table 99 && "
-                    "ip rule add pref 5 ipproto tcp to 10.0.0.1 lookup 99")
-    client = pair.host.start(f"ibv_rc_pingpong -d rxe1 -g {gid} -n 1000000 10.0.0.1")
-    pair.host.check("until rdma resource show qp | grep rc_pingpong | grep -q RTS; do :; done", PATIENCE)
-    migration = node.migration()
+    peer = ForeignPeer(pair)
+    peer.connect()
+    migration = peer.node.migration()
     with pytest.raises(MigrationError, match=r"the other end is no device with backend=verbs"):
         migration.run()
     migration.give_up()
-    for process in (client, server):
-        process.kill()
-        process.wait(PATIENCE)
+    peer.end()
+
+
+def test_one_that_connects_during_the_migration_keeps_it_here(pair):
+    """The QP is in INIT when the migration begins, and that could come along."""
+    peer = ForeignPeer(pair)
+    migration = peer.node.migration(parameters={"max-bandwidth": 1 << 20})
+    migration.start()
+    migration.wait("active")
+    peer.connect()
+    source = peer.node.guest.qemu
+    source.qmp.command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+    assert migration.wait("failed", "completed") == "failed"
+    source.qmp.wait_event("RESUME")
+    migration.give_up()
+    assert "the other end is no device with backend=verbs" in source.output()
+    # The VM goes on, and so does the connection.
+    peer.node.guest.check("rdma resource show qp | grep -q RTS")
+    peer.end()

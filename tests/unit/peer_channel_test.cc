@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 
@@ -78,8 +79,11 @@ struct Device final : PeerChannel::Handler {
                                      : std::nullopt});
     }
 
+    bool is_peer(const PeerName&) const override { return trusts; }
+
     ibv_gid gid;
     bool answers = true;
+    bool trusts = true;
     std::vector<Asked> asked;
     std::vector<Answer> answered;
     std::vector<std::string> logged;
@@ -212,9 +216,9 @@ TEST_F(PeerChannelTest, what_is_no_frame_ends_the_connection)
 {
     const std::vector<std::vector<uint8_t>> wrong = {
         {0xff, 0xff, 0xff, 0xff},                              // too long
-        {7, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0},                     // too short
-        {8, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0},                  // of another version
-        {8, 0, 0, 0, 1, 0x80, 1, 0, 1, 0, 0, 0},               // an answer to no question
+        {7, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0},                     // too short
+        {8, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0},                  // of another version
+        {8, 0, 0, 0, 1, 0x80, 2, 0, 1, 0, 0, 0},               // an answer to no question
     };
     for (const auto& bytes : wrong) {
         int fd = connect_to_b();
@@ -231,7 +235,7 @@ TEST_F(PeerChannelTest, what_is_no_frame_ends_the_connection)
 TEST_F(PeerChannelTest, a_frame_may_come_in_pieces)
 {
     int fd = connect_to_b();
-    const std::vector<uint8_t> bytes = {10, 0, 0, 0, 1, 0, 1, 0, 9, 0, 0, 0, 'o', 'k'};
+    const std::vector<uint8_t> bytes = {10, 0, 0, 0, 1, 0, 2, 0, 9, 0, 0, 0, 'o', 'k'};
     for (uint8_t byte : bytes) {
         ASSERT_EQ(send(fd, &byte, 1, 0), 1);
         a.channel.handle();
@@ -254,6 +258,43 @@ TEST_F(PeerChannelTest, one_that_takes_no_answers_is_dropped)
                errno != EAGAIN;
     }));
     close(fd);
+}
+
+TEST_F(PeerChannelTest, a_stranger_that_takes_no_answers_is_dropped_early)
+{
+    b.trusts = false;
+    int fd = connect_to_b();
+    int small = 4096; // what the kernel holds of answers
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+    std::vector<uint8_t> questions;
+    size_t sent = 0;
+    append_frame(questions, 1, 1, std::vector<uint8_t>(8));
+    while (questions.size() < 65536) {
+        append_frame(questions, 1, 1, std::vector<uint8_t>(8));
+    }
+    EXPECT_TRUE(run_until([&] {
+        ssize_t n = send(fd, questions.data(), questions.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent += static_cast<size_t>(std::max<ssize_t>(n, 0));
+        return n < 0 && errno != EAGAIN;
+    }));
+    // Of 16 MB none can be answered but what the kernel takes.
+    EXPECT_LT(sent, size_t{16} << 20);
+    close(fd);
+}
+
+TEST_F(PeerChannelTest, connections_from_one_address_are_few)
+{
+    std::vector<int> fds;
+    for (int i = 0; i < 8; ++i) {
+        fds.push_back(connect_to_b());
+    }
+    int too_many = connect_to_b();
+    EXPECT_TRUE(is_closed(too_many));
+    // From another address they are still taken.
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    fds.push_back(too_many);
+    std::ranges::for_each(fds, close);
 }
 
 } // namespace

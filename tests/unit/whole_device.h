@@ -123,13 +123,16 @@ struct DeviceMr {
 
 class WholeDevice {
 public:
-    // number: the last part of its IP and MAC addresses.
+    // number: the last part of its IP and MAC addresses. port: of the verbs backend; null: the
+    // engine.
     explicit WholeDevice(uint8_t number, uint64_t ram_size = 64 << 20,
-                         const PvrdmaConfig& config = defaults())
+                         const PvrdmaConfig& config = defaults(),
+                         const RdmaHostPortConfig* port = nullptr)
         : ram(ram_size), _number(number)
     {
         char* error = nullptr;
-        _device = pvrdma_device_create(&config, &ops, this, &error);
+        _device = port ? pvrdma_device_create_verbs(&config, port, &ops, this, &error)
+                       : pvrdma_device_create(&config, &ops, this, &error);
         if (!_device) {
             throw std::runtime_error(error);
         }

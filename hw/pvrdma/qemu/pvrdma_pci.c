@@ -47,6 +47,7 @@ struct PvrdmaState {
     uint32_t ibport;
     int32_t gid_index;
     char *gid_policy;
+    char *gid_allow;
     char *odp;
     char *cm_mux;
     uint32_t poll_pause_us;
@@ -64,6 +65,7 @@ struct PvrdmaState {
     QEMUTimer *timer;
     VMChangeStateEntry *run_state;
     NotifierWithReturn migration_notifier;
+    NotifierWithReturn precopy_notifier;
     uint16_t peer_port;
     char *on_migrate;
 };
@@ -380,6 +382,19 @@ static int pvrdma_check_migration(NotifierWithReturn *notifier,
     return 0;
 }
 
+/* The VM has stopped, paused before or not; memory goes out for the last time. */
+static int pvrdma_precopy(NotifierWithReturn *notifier, void *data,
+                          Error **errp)
+{
+    PvrdmaState *s = container_of(notifier, PvrdmaState, precopy_notifier);
+    PrecopyNotifyData *precopy = data;
+
+    if (precopy->reason == PRECOPY_NOTIFY_COMPLETE) {
+        rdma_device_finish_migration(s->device);
+    }
+    return 0;
+}
+
 static int pvrdma_put_config(QEMUFile *f, void *pv, size_t size,
                              const VMStateField *field, JSONWriter *vmdesc)
 {
@@ -509,6 +524,7 @@ static void pvrdma_destroy_core(PvrdmaState *s)
     if (fd >= 0) {
         qemu_set_fd_handler(fd, NULL, NULL, NULL);
         migration_remove_notifier(&s->migration_notifier);
+        precopy_remove_notifier(&s->precopy_notifier);
     }
     timer_free(s->timer);
     s->timer = NULL;
@@ -526,7 +542,7 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
     };
     RdmaHostPortConfig port = {
         .ibdev = s->ibdev, .ibport = s->ibport, .gid_index = s->gid_index,
-        .cm_mux = s->cm_mux,
+        .cm_mux = s->cm_mux, .gid_allow = s->gid_allow,
     };
     static const char *const on_migrate[] = { "refuse", "error", NULL };
     int policy, lose;
@@ -549,6 +565,8 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
         return false;
     }
     migration_add_notifier(&s->migration_notifier, pvrdma_check_migration);
+    s->precopy_notifier.notify = pvrdma_precopy;
+    precopy_add_notifier(&s->precopy_notifier);
     qemu_set_fd_handler(rdma_device_event_fd(s->device), pvrdma_host_events,
                         NULL, s);
     return true;
@@ -720,6 +738,7 @@ static const Property pvrdma_properties[] = {
     DEFINE_PROP_UINT32("ibport", PvrdmaState, ibport, 1),
     DEFINE_PROP_INT32("gid-index", PvrdmaState, gid_index, -1),
     DEFINE_PROP_STRING("gid-policy", PvrdmaState, gid_policy),
+    DEFINE_PROP_STRING("gid-allow", PvrdmaState, gid_allow),
     DEFINE_PROP_STRING("odp", PvrdmaState, odp),
     DEFINE_PROP_UINT16("peer-port", PvrdmaState, peer_port, 4793),
     DEFINE_PROP_STRING("on-migrate", PvrdmaState, on_migrate),
