@@ -18,6 +18,7 @@ from vm.switch import Switch
 
 PROGRAM = "/payload/rdma-verify"
 SECONDS = 60 * float(os.environ.get("RDMA_ENDURANCE_MINUTES", "30"))
+pytestmark = pytest.mark.timeout(SECONDS + 1800)
 RAM = "1G"
 FAULTS = {"lose": 0.01, "repeat": 0.002, "reorder": 0.002, "corrupt": 0.001}
 MIB = 1 << 20

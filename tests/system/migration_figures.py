@@ -16,9 +16,13 @@ import re
 import statistics
 import struct
 
+import pytest
+
 from verifying import Scale, Stream
 from vm.fabric import Fabric
 from vm.switch import Switch
+
+pytestmark = pytest.mark.timeout(3600)  # it measures again and again
 
 MIGRATIONS = 5
 STREAMS = ["--qps 1 --depth 16 --max-size 4096", "--qps 100 --depth 8 --max-size 4096",

@@ -15,6 +15,8 @@ from vm.memory import shared_ram
 from vm.migration import MigrationError
 from vm.nested import PATIENCE, NestedGuest, host_arguments, prepare_host, save_booted
 
+pytestmark = pytest.mark.timeout(3600)  # VMs in a VM
+
 RAM = "512M"
 # The guests' cards are on a bridge, where the host itself does not answer for their addresses.
 BRIDGE = """

@@ -31,6 +31,7 @@ run_fuzz_targets() {
     local targets=("${@:2}")
     [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(fuzz_target_names)
     for target in "${targets[@]}"; do
+        printf 'fuzz.%s\n' "$target" >"$reports/fuzz-$target.expected"
         while [ "$(jobs -r | wc -l)" -ge 2 ]; do wait -n; done
         fuzz_one "$target" "$seconds" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- "$build/tests/fuzz/$target" &
     done
@@ -42,7 +43,7 @@ fuzz_target_names() { basename -a "$top"/tests/fuzz/*_fuzz.cc | sed 's/\.cc$//';
 # fuzz_one NAME SECONDS OPTION... -- PROGRAM...: leaves a report like the other
 # tests'.
 fuzz_one() {
-    local name=$1 seconds=$2 options=() outcome=
+    local name=$1 seconds=$2 options=() outcome= status=0
     shift 2
     while [ "$1" != -- ]; do
         options+=("$1")
@@ -51,18 +52,23 @@ fuzz_one() {
     shift
     local corpus=$cache/fuzz/$name log=$cache/log/$name.log
     mkdir -p "$corpus"
-    if ! ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19 \
-        UBSAN_OPTIONS=print_stacktrace=1:symbolize=1 "$@" -max_total_time="$seconds" -timeout=60 \
+    # libFuzzer stops an input that takes a minute, and itself when its time is over.
+    ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19 \
+        UBSAN_OPTIONS=print_stacktrace=1:symbolize=1 timeout --kill-after=10 $((seconds * 2 + 300)) \
+        "$@" -max_total_time="$seconds" -timeout=60 \
         -print_final_stats=1 -artifact_prefix="$cache/fuzz/$name-" "${options[@]}" "$corpus" \
-        >"$log" 2>&1; then
+        >"$log" 2>&1 || status=$?
+    if [ "$status" != 0 ]; then
         tail -n 60 "$log" >&2
         outcome='<failure message="a finding; see the log"/>'
     elif grep -a 'runtime error' "$log" | grep -E "$fuzz_own_code" >&2; then
         outcome='<failure message="undefined behaviour; see the log"/>'
+        status=1
     fi
     say "$name: $(grep -a 'cov: ' "$log" | tail -n 1)"
     printf '<testsuite><testcase classname="fuzz" name="%s">%s</testcase></testsuite>\n' \
         "$name" "$outcome" >"$reports/fuzz-$name.xml"
+    printf '%s\n' "$status" >"$reports/fuzz-$name.status"
 }
 # In QEMU's log there may be findings of its own.
 fuzz_own_code='hw/rdma/ours|/(backend|hw)/(roce|common|pvrdma)/'
