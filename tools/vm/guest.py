@@ -110,9 +110,9 @@ class Guest:
         self._prefix = prefix
         self._machine = [
             "-machine", machine, *([] if reboot else ["-no-reboot"]),
-            *accel, "-m", memory, "-cpu", "max",
+            *accel, "-m", memory,
             "-kernel", f"{image}/vmlinuz", "-initrd", f"{image}/initramfs.img",
-            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check "
+            "-append", f"console=ttyS0 quiet panic=-1 loglevel=5 no_timer_check mitigations=off "
             f"rcupdate.rcu_cpu_stall_suppress_at_boot=1 guest={self.name} {append}",
             "-chardev", f"file,id=serial,path={self.serial_log},append=on", "-serial", "chardev:serial",
             "-drive", f"if=virtio,format=raw,readonly=on,file={image}/root.squashfs",
