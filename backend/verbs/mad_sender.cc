@@ -164,6 +164,10 @@ void MadSender::work(const std::shared_ptr<State>& state)
         state->tidy(taken.source);
         // Others may have become free to begin.
         state->changed.notify_all();
+        if (state->idle >= state->sizes.spare_threads && state->next() == state->waiting.end()) {
+            --state->threads;
+            return;
+        }
     }
 }
 

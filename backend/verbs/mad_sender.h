@@ -4,8 +4,9 @@
 // address of the destination, which takes it up to a second where nobody answers.
 //
 // Datagrams to one destination keep their order. A source, whoever that is, cannot
-// have more than its share of threads and room, so that its destinations keep nobody
-// else's datagrams waiting. What finds no room is lost, as on a network, and so is
+// have more than its share of threads and room. Where there are threads for as many
+// sources as there may be, no source's destinations keep another's datagrams waiting,
+// unless both send to the same destination. What finds no room is lost, as on a network, and so is
 // what waits for a destination that has just not been reached.
 #pragma once
 
@@ -28,6 +29,7 @@ public:
     struct Sizes {
         unsigned threads = 4;
         unsigned threads_per_source = 4;
+        unsigned spare_threads = 4; // that stay when there is nothing to do
         size_t waiting_per_source = 64; // datagrams
     };
 

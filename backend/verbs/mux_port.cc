@@ -214,7 +214,9 @@ void MuxPort::take_refused(uint8_t slot, int error)
         _log(RDMA_LOG_WARNING,
              fmt::format("rdmacm-mux does not let the guest have {} for RDMA CM: {}",
                          address_of(entry.address.guest_gid),
-                         error == EADDRINUSE ? "another VM has it" : strerror(error)));
+                         error == EADDRINUSE ? "another VM has it"
+                         : error == EACCES   ? "its socket does not allow it"
+                                             : strerror(error)));
     }
     entry.offered = false;
     set_timer();

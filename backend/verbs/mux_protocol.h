@@ -90,7 +90,9 @@ struct AddressRefused {
     Type type = Type::address_refused;
     uint8_t slot = 0;
     uint8_t reserved = 0;
-    uint32_t error = 0; // EADDRINUSE: another has it; EADDRNOTAVAIL: the host's port has not
+    // EADDRINUSE: another has it; EADDRNOTAVAIL: the host's port has not; EACCES: the
+    // daemon's administrator has not allowed it to clients of this socket.
+    uint32_t error = 0;
 };
 static_assert(sizeof(AddressRefused) == 8);
 

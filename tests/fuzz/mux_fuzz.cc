@@ -83,8 +83,13 @@ public:
             listen(listener, 64) != 0) {
             abort(); // this test is wrong
         }
+        std::vector<mux::Listener> listeners(1);
+        listeners[0].fd = listener;
+        if (_data.ConsumeBool()) {
+            listeners[0].allowed = verbs::AddressPrefixes::parse("10.0.0.0/30").value();
+        }
         _server.emplace(
-            listener,
+            std::move(listeners),
             [this](const std::string&, uint8_t) {
                 if (_host.closed) {
                     throw std::runtime_error("closed");

@@ -115,6 +115,27 @@ TEST_F(MadSending, a_destination_that_waits_keeps_no_other_waiting)
     EXPECT_EQ(sent[11].second, 1u);
 }
 
+// As the daemon has it: two threads for each of as many sources as there may be.
+TEST_F(MadSending, no_number_of_sources_that_wait_keeps_another_waiting)
+{
+    constexpr uint8_t others = 100;
+    MadSender sender = make({.threads = 2 * (others + 1), .threads_per_source = 2});
+    for (uint8_t source = 0; source < others; ++source) {
+        for (uint8_t destination : {source, static_cast<uint8_t>(source + others)}) {
+            host->hold(destination);
+            ASSERT_TRUE(sender.send(to(destination, 0), source));
+        }
+    }
+    host->wait_begun(2 * others);
+    ASSERT_TRUE(sender.send(to(250, 7), others));
+    auto sent = host->wait_sent(1);
+    EXPECT_EQ(sent[0], (std::pair<uint8_t, uint32_t>(250, 7)));
+    for (uint8_t destination = 0; destination < 2 * others; ++destination) {
+        host->let_go(destination);
+    }
+    host->wait_sent(2 * others + 1);
+}
+
 TEST_F(MadSending, a_source_has_no_more_than_its_share)
 {
     MadSender sender = make({.threads = 3, .threads_per_source = 2, .waiting_per_source = 4});

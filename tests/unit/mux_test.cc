@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <deque>
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -109,11 +110,17 @@ protected:
         // Before the host.
         server.reset();
         std::filesystem::remove(path);
+        std::filesystem::remove(path + ".lock");
     }
-    void start()
+    void start(size_t max_per_process = Server::max_clients, std::string_view allowed = {})
     {
+        std::vector<mux::Listener> listeners;
+        listeners.push_back(mux::make_listener(path));
+        if (!allowed.empty()) {
+            listeners[0].allowed = verbs::AddressPrefixes::parse(allowed).value();
+        }
         server = std::make_unique<Server>(
-            mux::make_listener(path),
+            std::move(listeners),
             [this](const std::string& device, uint8_t port) {
                 if (!host.trouble.empty()) {
                     throw std::runtime_error(host.trouble);
@@ -122,7 +129,8 @@ protected:
                 EXPECT_EQ(device, "rxe0");
                 return std::make_unique<FakePort>(host);
             },
-            [this](std::string_view line) { server_log += fmt::format("{}\n", line); });
+            [this](std::string_view line) { server_log += fmt::format("{}\n", line); },
+            max_per_process);
     }
     void work()
     {
@@ -593,10 +601,10 @@ TEST_F(Mux, there_are_as_many_clients_as_the_limit_says)
 
 TEST_F(Mux, a_daemon_that_talks_nonsense_is_left)
 {
-    int listener = mux::make_listener(path);
+    mux::Listener listener = mux::make_listener(path);
     Device a(*this);
     auto answer = [&](const void* bytes, size_t size) {
-        int fd = accept(listener, nullptr, nullptr);
+        int fd = accept(listener.fd, nullptr, nullptr);
         ASSERT_GE(fd, 0);
         ASSERT_EQ(send(fd, bytes, size, 0), static_cast<ssize_t>(size));
         a.wait();
@@ -617,7 +625,6 @@ TEST_F(Mux, a_daemon_that_talks_nonsense_is_left)
     refusal.reason.fill('x');
     answer(&refusal, sizeof(refusal));
     EXPECT_EQ(a.log.size(), 2u);
-    close(listener);
 }
 
 TEST_F(Mux, two_daemons_do_not_listen_at_one_place)
@@ -626,7 +633,75 @@ TEST_F(Mux, two_daemons_do_not_listen_at_one_place)
     EXPECT_THROW(mux::make_listener(path), std::runtime_error);
     server.reset();
     // What one that died has left is replaced.
-    close(mux::make_listener(path));
+    int left = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    std::ranges::copy(path, at.sun_path);
+    ASSERT_EQ(bind(left, reinterpret_cast<sockaddr*>(&at), sizeof(at)), 0);
+    close(left);
+    EXPECT_GE(mux::make_listener(path).fd, 0);
+}
+
+TEST_F(Mux, a_file_in_the_place_of_the_socket_stays)
+{
+    std::ofstream(path) << "of somebody's";
+    EXPECT_THROW(mux::make_listener(path), std::runtime_error);
+    EXPECT_EQ(std::filesystem::file_size(path), 13u);
+}
+
+TEST_F(Mux, a_lock_keeps_a_daemon_away_that_does_not_listen_yet)
+{
+    mux::Listener first = mux::make_listener(path);
+    // As between the look for another daemon and the socket's being there.
+    std::filesystem::remove(path);
+    EXPECT_THROW(mux::make_listener(path), std::runtime_error);
+}
+
+TEST_F(Mux, a_client_that_has_gone_before_it_is_answered_leaves_no_port_open)
+{
+    start();
+    int fd = connect_raw();
+    say(fd, hello());
+    close(fd);
+    work();
+    EXPECT_EQ(server->num_clients(), 0u);
+    EXPECT_EQ(server->num_ports(), 0u);
+    EXPECT_EQ(host.opened, 0u);
+}
+
+TEST_F(Mux, a_process_has_no_more_than_its_share_of_devices)
+{
+    start(2);
+    Device a(*this);
+    Device b(*this);
+    settle({&a, &b});
+    Device c(*this);
+    settle({&a, &b, &c});
+    ASSERT_EQ(c.log.size(), 1u);
+    EXPECT_NE(c.log[0].find(fmt::format("serves 2 devices of process {} already", getpid())),
+              std::string::npos)
+        << c.log[0];
+    EXPECT_EQ(server->num_clients(), 2u);
+}
+
+TEST_F(Mux, a_socket_allows_the_addresses_that_it_has_been_given)
+{
+    start(Server::max_clients, "10.0.0.2+10.1.0.0/24");
+    Device a(*this);
+    a.port.set_addresses({address(0, 1), address(1, 2)});
+    settle({&a});
+    ASSERT_EQ(a.log.size(), 1u);
+    EXPECT_NE(a.log[0].find("its socket does not allow it"), std::string::npos) << a.log[0];
+    a.port.send(from(1, CmKind::req, 1));
+    a.port.send(from(2, CmKind::req, 2));
+    settle({&a});
+    ASSERT_EQ(host.sent.size(), 1u);
+    EXPECT_EQ(host.sent[0].mad.gid_index, 2);
+    // Of a GID that devices share, the guest's own address counts.
+    Device b(*this);
+    b.port.set_addresses({address(0, 3, true)});
+    settle({&a, &b});
+    EXPECT_TRUE(b.log.empty());
 }
 
 } // namespace

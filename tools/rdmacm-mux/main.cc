@@ -40,6 +40,49 @@ PortName parse_port(const std::string& text)
     return name;
 }
 
+// "PATH" or "PATH=ADDRESS[/BITS][+...]"
+struct SocketOption {
+    std::string path;
+    rdma::verbs::AddressPrefixes allowed;
+};
+
+SocketOption parse_socket(const std::string& text)
+{
+    size_t equals = text.find('=');
+    SocketOption option{text.substr(0, equals), {}};
+    if (equals != std::string::npos) {
+        auto allowed = rdma::verbs::AddressPrefixes::parse(text.substr(equals + 1));
+        if (!allowed || allowed->empty()) {
+            throw std::runtime_error(fmt::format("--socket '{}': {}", text,
+                                                 allowed ? "no address" : allowed.error()));
+        }
+        option.allowed = std::move(*allowed);
+    }
+    return option;
+}
+
+// Those that systemd has made, of which each has its option; or those of the options.
+std::vector<Listener> make_listeners(std::vector<SocketOption>& options)
+{
+    std::vector<Listener> listeners = inherited_listeners();
+    bool inherited = !listeners.empty();
+    if (options.empty() && !inherited) {
+        options.push_back({rdma::verbs::mux::default_socket, {}});
+    }
+    for (SocketOption& option : options) {
+        auto listener = std::ranges::find(listeners, option.path, &Listener::path);
+        if (listener == listeners.end()) {
+            if (inherited) {
+                throw std::runtime_error(fmt::format("systemd passes no socket '{}'", option.path));
+            }
+            listeners.push_back(make_listener(option.path));
+            listener = listeners.end() - 1;
+        }
+        listener->allowed = std::move(option.allowed);
+    }
+    return listeners;
+}
+
 int signal_descriptor()
 {
     sigset_t set;
@@ -93,11 +136,18 @@ void serve(Server& server, int signals)
 
 int main(int argc, char** argv)
 {
-    std::string path = rdma::verbs::mux::default_socket;
+    std::vector<std::string> sockets;
     std::vector<std::string> devices;
+    size_t per_process = Server::default_max_per_process;
     CLI::App app("Shares the RDMA CM messages of the host's RDMA ports among the devices of VMs "
                  "(-device pvrdma,backend=verbs). Signal USR1: prints what it has counted.");
-    app.add_option("--socket", path, "where it listens, unless systemd passes a socket")
+    app.add_option("--socket", sockets,
+                   "PATH[=ADDRESS[/BITS][+...]] where it listens, and the addresses that its "
+                   "clients may have (without: all of the port's). Of a socket that systemd "
+                   "passes: what is allowed there. Without the option: " +
+                       std::string(rdma::verbs::mux::default_socket));
+    app.add_option("--devices-per-process", per_process, "devices that one QEMU may have")
+        ->check(CLI::Range(size_t{1}, Server::max_clients))
         ->capture_default_str();
     app.add_option("--device", devices,
                    "DEVICE[:PORT] of the host, held from the start; only those named are served "
@@ -106,10 +156,11 @@ int main(int argc, char** argv)
     try {
         std::vector<PortName> served;
         std::ranges::transform(devices, std::back_inserter(served), parse_port);
+        std::vector<SocketOption> options;
+        std::ranges::transform(sockets, std::back_inserter(options), parse_socket);
         int signals = signal_descriptor();
-        auto inherited = inherited_listener();
         Server server(
-            inherited ? *inherited : make_listener(path),
+            make_listeners(options),
             [&](const std::string& device, uint8_t port) {
                 if (!served.empty() &&
                     std::ranges::find(served, PortName(device, port)) == served.end()) {
@@ -118,14 +169,11 @@ int main(int argc, char** argv)
                 }
                 return std::make_unique<UmadSharedPort>(device, port);
             },
-            LogLimit());
+            LogLimit(), per_process);
         for (const auto& [device, port] : served) {
             server.keep(device, port);
         }
         serve(server, signals);
-        if (!inherited) {
-            unlink(path.c_str());
-        }
     } catch (const std::exception& error) {
         fmt::print(stderr, "rdmacm-mux: {}\n", error.what());
         return 1;

@@ -54,14 +54,14 @@ ssize_t send_packet(int fd, const T& message)
 
 } // namespace
 
-Server::Server(int listener, OpenPort open, Log log)
-    : _listener(listener), _open(std::move(open)), _log(std::move(log)),
-      _epoll(epoll_create1(EPOLL_CLOEXEC))
+Server::Server(std::vector<Listener> listeners, OpenPort open, Log log, size_t max_per_process)
+    : _listeners(std::move(listeners)), _open(std::move(open)), _log(std::move(log)),
+      _max_per_process(max_per_process), _epoll(epoll_create1(EPOLL_CLOEXEC))
 {
     if (_epoll < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
-    watch(_listener, listener_tag);
+    watch_listeners(true);
 }
 
 Server::~Server()
@@ -69,7 +69,6 @@ Server::~Server()
     for (auto& [id, client] : _clients) {
         close(client.fd);
     }
-    close(_listener);
     close(_epoll);
 }
 
@@ -79,6 +78,19 @@ void Server::watch(int fd, uint64_t what)
     event.events = EPOLLIN;
     event.data.u64 = what;
     epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+// Whether new clients are let in: they wait at the sockets meanwhile.
+void Server::watch_listeners(bool on)
+{
+    for (uint64_t i = 0; i < _listeners.size(); ++i) {
+        if (on) {
+            watch(_listeners[i].fd, listener_tag | i);
+        } else {
+            epoll_ctl(_epoll, EPOLL_CTL_DEL, _listeners[i].fd, nullptr);
+        }
+    }
+    _accepting = on;
 }
 
 void Server::run(int timeout_ms)
@@ -96,49 +108,73 @@ void Server::run(int timeout_ms)
             read_port(id);
             break;
         default:
-            accept_clients();
+            accept_clients(_listeners[id]);
         }
     }
 }
 
-void Server::accept_clients()
+void Server::accept_clients(const Listener& listener)
 {
     for (unsigned i = 0; i < accepted_per_turn; ++i) {
-        int fd = accept4(_listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
                 // Until somebody hangs up.
-                epoll_ctl(_epoll, EPOLL_CTL_DEL, _listener, nullptr);
-                _accepting = false;
-                evict_silent();
+                watch_listeners(false);
+                make_room(_clients.size(), [](const Client&) { return true; });
             }
             return;
         }
-        if (_clients.size() >= max_clients) {
-            evict_silent();
-        }
-        if (_clients.size() >= max_clients) {
-            refuse(fd, fmt::format("it serves {} devices already", max_clients));
-            close(fd);
-            continue;
-        }
-        while (_clients.contains(_next_client)) {
-            ++_next_client;
-        }
-        ClientId id = _next_client++;
-        _clients[id].fd = fd;
-        watch(fd, client_tag | id);
+        accept_client(fd, listener);
     }
 }
 
-// Makes room: hangs up on the client that has said nothing for longest.
-void Server::evict_silent()
+void Server::accept_client(int fd, const Listener& listener)
 {
-    auto silent =
-        std::ranges::find_if(_clients, [](const auto& entry) { return !entry.second.port; });
-    if (silent != _clients.end()) {
-        hang_up(silent->first);
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
+    auto is_any = [](const Client&) { return true; };
+    auto is_its = [&](const Client& client) { return client.process == peer.pid; };
+    std::string reason;
+    if (!make_room(max_clients, is_any)) {
+        reason = fmt::format("it serves {} devices already", max_clients);
+    } else if (!make_room(_max_per_process, is_its)) {
+        reason = fmt::format("it serves {} devices of process {} already", _max_per_process,
+                             peer.pid);
     }
+    if (!reason.empty()) {
+        refuse(fd, reason);
+        close(fd);
+        return;
+    }
+    while (_clients.contains(_next_client)) {
+        ++_next_client;
+    }
+    ClientId id = _next_client++;
+    Client& client = _clients[id];
+    client.fd = fd;
+    client.listener = &listener;
+    client.process = peer.pid;
+    watch(fd, client_tag | id);
+}
+
+// Of those that are counted there are at most limit - 1 afterwards: the one that has said
+// nothing for longest is hung up on. False: all of them have.
+bool Server::make_room(size_t limit, const std::function<bool(const Client&)>& is_counted)
+{
+    auto is_silent = [&](const auto& entry) { return is_counted(entry.second) && !entry.second.port; };
+    auto count = std::ranges::count_if(
+        _clients, [&](const auto& entry) { return is_counted(entry.second); });
+    if (static_cast<size_t>(count) < limit) {
+        return true;
+    }
+    auto silent = std::ranges::find_if(_clients, is_silent);
+    if (silent == _clients.end()) {
+        return false;
+    }
+    hang_up(silent->first);
+    return true;
 }
 
 void Server::refuse(int fd, const std::string& reason)
@@ -158,8 +194,7 @@ void Server::hang_up(ClientId id)
     _clients.erase(found);
     close(client.fd);
     if (!_accepting) {
-        watch(_listener, listener_tag);
-        _accepting = true;
+        watch_listeners(true);
     }
     if (client.port) {
         client.port->router.remove(id);
@@ -250,13 +285,12 @@ bool Server::take_hello(Client& client, const Hello& hello)
         try {
             PortName name(device, static_cast<uint8_t>(hello.port));
             Port& port = open(name);
-            if (send_packet(client.fd, Welcome{}) < 0) {
-                return false;
-            }
+            // The port is the client's now: it goes with the client, also with one that
+            // has gone already.
             ++port.clients;
             client.port = &port;
             client.name = name;
-            return true;
+            return send_packet(client.fd, Welcome{}) >= 0;
         } catch (const std::runtime_error& error) {
             reason = error.what();
         }
@@ -272,7 +306,11 @@ bool Server::take_address(ClientId id, Client& client, const SetAddress& message
                               to_gid(message.host_gid), to_gid(message.guest_gid)};
     int error = EADDRNOTAVAIL;
     client.port->router.clear_address(id, message.slot);
-    if (client.port->port->has_gid(address.gid_index, address.host_gid)) {
+    const verbs::AddressPrefixes& allowed = client.listener->allowed;
+    if (!allowed.empty() &&
+        !allowed.contains(address.shared ? address.guest_gid : address.host_gid)) {
+        error = EACCES;
+    } else if (client.port->port->has_gid(address.gid_index, address.host_gid)) {
         error = client.port->router.set_address(id, address);
     }
     if (error == 0) {

@@ -6,6 +6,8 @@
 // bounded.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -16,7 +18,9 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "listener.h"
 #include "mux_protocol.h"
 #include "router.h"
 
@@ -65,10 +69,12 @@ public:
 
     static constexpr size_t max_clients = 128;
     static constexpr size_t max_ports = 32;
+    // Of one process, that is of one VM: its devices' connections.
+    static constexpr size_t default_max_per_process = 16;
 
-    // listener: a listening socket, which becomes the server's own.
     // Throws std::runtime_error where there are no descriptors.
-    Server(int listener, OpenPort open, Log log);
+    Server(std::vector<Listener> listeners, OpenPort open, Log log,
+           size_t max_per_process = default_max_per_process);
     ~Server();
     Server(const Server&) = delete;
     Server& operator=(const Server&) = delete;
@@ -93,14 +99,18 @@ private:
         bool kept = false;
     };
     struct Client {
-        int fd;
+        int fd = -1;
+        const Listener* listener = nullptr;
+        pid_t process = 0; // that has connected, as the kernel says; 0: not to be told from here
         Port* port = nullptr; // after its Hello
         PortName name;
     };
 
     void watch(int fd, uint64_t what);
-    void accept_clients();
-    void evict_silent();
+    void watch_listeners(bool on);
+    void accept_clients(const Listener& listener);
+    void accept_client(int fd, const Listener& listener);
+    bool make_room(size_t limit, const std::function<bool(const Client&)>& is_counted);
     void read_client(ClientId id);
     bool take(ClientId id, Client& client, std::span<const std::byte> packet);
     bool take_hello(Client& client, const verbs::mux::Hello& hello);
@@ -113,9 +123,10 @@ private:
     void close_port(uint32_t id);
     void deliver(Port& port, const verbs::Mad& mad);
 
-    int _listener;
+    const std::vector<Listener> _listeners;
     OpenPort _open;
     Log _log;
+    const size_t _max_per_process;
     int _epoll;
     bool _accepting = true;
     ClientId _next_client = 0;

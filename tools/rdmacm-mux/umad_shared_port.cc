@@ -13,9 +13,14 @@ namespace rdma::mux {
 
 namespace {
 
-// A client whose destinations do not answer keeps two threads waiting.
+// A client whose destinations do not answer keeps two threads waiting, and there are two
+// for each client. Those that have nothing to do end.
+constexpr unsigned threads_per_client = 2;
 constexpr verbs::MadSender::Sizes sizes{
-    .threads = 8, .threads_per_source = 2, .waiting_per_source = 64};
+    .threads = threads_per_client * static_cast<unsigned>(Server::max_clients),
+    .threads_per_source = threads_per_client,
+    .spare_threads = 4,
+    .waiting_per_source = 64};
 
 } // namespace
 
