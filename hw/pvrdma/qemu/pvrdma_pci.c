@@ -377,6 +377,12 @@ static int pvrdma_check_migration(NotifierWithReturn *notifier,
         error_setg(errp, "pvrdma: backend=verbs does not migrate by post-copy");
         return -1;
     }
+    /* The host's device writes to memory past QEMU's write protection. */
+    if (migrate_background_snapshot()) {
+        error_setg(errp, "pvrdma: backend=verbs does not make background "
+                   "snapshots");
+        return -1;
+    }
     if (!rdma_device_can_migrate(s->device, &message)) {
         error_setg(errp, "pvrdma: %s", message);
         free(message);
