@@ -9,6 +9,7 @@ import pytest
 
 from verifying import Stream
 from test_migration import DENSE, identity
+from test_sandbox import FILTERED, seccomp_mode
 from vm.fabric import Fabric
 from vm.libvirt import EXAMPLE, Daemon, DomainGuest, emulator
 from vm.switch import Switch
@@ -39,6 +40,11 @@ def fabric(tmp_path_factory, image, payload, daemons):
     yield pair
     pair.stop()
     switch.stop()
+
+
+def test_a_domain_has_a_sandbox(daemons, fabric):
+    """libvirt's default."""
+    assert seccomp_mode(daemons[0].pid_of_domain()) == FILTERED
 
 
 def test_virsh_migrate(fabric, daemons):

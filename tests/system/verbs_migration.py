@@ -14,6 +14,7 @@ from vm.guest import Guest
 from vm.memory import shared_ram
 from vm.migration import MigrationError
 from vm.nested import PATIENCE, NestedGuest, host_arguments, prepare_host, save_booted
+from vm.qmp import QmpError
 
 pytestmark = pytest.mark.timeout(3600)  # VMs in a VM
 
@@ -115,6 +116,16 @@ class ForeignPeer:
         for process in reversed(self.processes):
             process.kill()
             process.wait(PATIENCE)
+
+
+def test_a_background_snapshot_is_refused(pair):
+    """The host's device goes on writing memory that such a snapshot takes to be still."""
+    qmp = pair.nodes[0].guest.qmp
+    capability = {"capability": "background-snapshot", "state": True}
+    qmp.command("migrate-set-capabilities", capabilities=[capability])
+    with pytest.raises(QmpError, match="backend=verbs does not make background snapshots"):
+        qmp.command("migrate", uri="file:/dev/null")
+    qmp.command("migrate-set-capabilities", capabilities=[{**capability, "state": False}])
 
 
 def test_a_peer_that_cannot_be_told_keeps_it_here(pair):

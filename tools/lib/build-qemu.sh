@@ -14,7 +14,7 @@ host_packages=(
     build-essential bzip2 ca-certificates dpkg-dev flex bison git ninja-build pkg-config
     python3 python3-venv
     libfdt-dev libglib2.0-dev libpixman-1-dev libslirp-dev zlib1g-dev libattr1-dev libcap-ng-dev
-    libisal-dev libfmt-dev libibverbs-dev libibumad-dev
+    libisal-dev libfmt-dev libibverbs-dev libibumad-dev libseccomp-dev
     seabios ipxe-qemu qemu-system-data
 )
 
@@ -41,6 +41,18 @@ build_meson() {
     meson=("$python" "$meson_dir/usr/bin/meson")
 }
 
+# setup_build NAME FOLDER OPTION...: has Meson set up a build folder, anew where the
+# options, their defaults or the compiler have changed: Meson itself keeps the old ones.
+setup_build() {
+    local name=$1 folder=$2 key
+    shift 2
+    key="$(fingerprint meson_options.txt) $(sed '/^$/q' "$top/meson.build" | sha256sum) ${CC:-} ${CXX:-} $*"
+    [ ! -e "$folder/build.ninja" ] || [ "$(cat "$folder/set-up-with" 2>/dev/null)" != "$key" ] || return 0
+    rm -rf "$folder"
+    run_logged "$name-setup" "${meson[@]}" setup "$@" "$folder" "$top"
+    printf '%s\n' "$key" >"$folder/set-up-with"
+}
+
 # The C++ core as a static library, in a folder of its own for each tree.
 build_core() {
     build_meson
@@ -51,9 +63,7 @@ build_core() {
     esac
     # vptr: its run-time part is C++, and QEMU is linked as C.
     [ "$qemu_kind" != fuzz ] || options+=(-Dfuzz=true -Dcpp_args=-fno-sanitize=vptr)
-    if [ ! -e "$core_build/build.ninja" ]; then
-        compiler run_logged core-setup "${meson[@]}" setup "${options[@]}" "$core_build" "$top"
-    fi
+    compiler setup_build core "$core_build" "${options[@]}"
     run_logged core-build ninja -C "$core_build" libqemu-rdma-core.a
 }
 
@@ -95,14 +105,22 @@ unpack_qemu() {
     touch "$qemu_source/complete"
 }
 
-# hw/rdma of QEMU's tree is ours: links to this tree, so that an edit here is
-# built there.
-link_glue() {
-    local link
-    mkdir -p "$qemu_source/hw/rdma"
-    for link in Kconfig:hw/qemu/Kconfig meson.build:hw/qemu/meson.build ours:.; do
-        ln -sfn "$top/${link#*:}" "$qemu_source/hw/rdma/${link%%:*}"
-    done
+# hw/rdma of QEMU's tree is ours: copies, each of which is as old as its contents.
+# Links would do for one tree; the files of another one may be older than what is
+# built, and ninja would not build them.
+copy_glue() {
+    local target=$qemu_source/hw/rdma file
+    [ ! -L "$target/ours" ] || rm "$target/ours"
+    mkdir -p "$target/ours"
+    ln -sfn ours/hw/qemu/Kconfig "$target/Kconfig"
+    ln -sfn ours/hw/qemu/meson.build "$target/meson.build"
+    while read -r file; do
+        cmp -s "$top/$file" "$target/ours/$file" ||
+            install -D -m 644 "$top/$file" "$target/ours/$file"
+    done < <(cd "$top" && find hw -type f)
+    while read -r file; do
+        [ -e "$top/$file" ] || rm "$target/ours/$file"
+    done < <(cd "$target/ours" && find hw -type f)
 }
 
 # The archive keeps its time when it has not changed, so that QEMU is not linked
@@ -118,6 +136,7 @@ configure_qemu() {
         --target-list=x86_64-softmmu --without-default-features --python="$python"
         --enable-system --enable-tcg --enable-kvm --enable-slirp --enable-vhost-kernel
         --enable-vhost-net --enable-vhost-user --enable-virtfs --enable-attr --enable-cap-ng --enable-pixman
+        --enable-seccomp
         --enable-tools --enable-fdt=system --disable-download --disable-install-blobs --disable-docs --disable-werror
     )
     case $qemu_kind in
@@ -132,10 +151,19 @@ configure_qemu() {
     printf '%s\n' "${options[*]}" >"$qemu_build/options"
 }
 
+# One word for all that goes into QEMU: everything of the tree but what is known not to,
+# and the host's packages.
+qemu_inputs() {
+    local trees
+    mapfile -t trees < <(find "$top" -mindepth 1 -maxdepth 1 -not \( -name .git -o -name docs -o -name tests \))
+    printf '%s %s\n' "$(fingerprint "${trees[@]}")" \
+        "$(dpkg-query -W "${host_packages[@]}" 2>/dev/null)" | sha256sum | cut -c1-16
+}
+
 build_qemu() {
     # A run that would change nothing ends here.
     local stamp=$cache/build/qemu-stamp${qemu_kind:+-$qemu_kind} inputs built=
-    inputs=$(fingerprint "$top"/{hw,backend,tools/lib,meson.build,meson_options.txt})
+    inputs=$(qemu_inputs)
     if [ -e "$stamp" ]; then
         read -r built qemu_binary <"$stamp"
         if [ "$built" = "$inputs" ] && [ -x "$qemu_binary" ]; then
@@ -145,10 +173,11 @@ build_qemu() {
     rm -f "$stamp"
     need_packages "${host_packages[@]}"
     [ "$qemu_kind" != fuzz ] || need_packages "${fuzz_packages[@]}"
+    inputs=$(qemu_inputs)
     build_core
     unpack_qemu
     qemu_build=$qemu_source/build${qemu_kind:+-$qemu_kind}
-    link_glue
+    copy_glue
     configure_qemu
     copy_core
     say "building QEMU (about 4 minutes the first time on 2 cores, longer with sanitizers)"

@@ -40,9 +40,15 @@ with_lock() {
     exec 9>&-
 }
 
-# fingerprint FILE...: one word for the contents of files and folders, wherever
-# they lie.
-fingerprint() { find "$@" -type f -print0 | sort -z | xargs -0 cat | sha256sum | cut -c1-16; }
+# fingerprint FILE...: one word for the names and contents of files and folders of
+# the source tree, wherever it lies.
+fingerprint() {
+    (
+        cd "$top"
+        find "${@#"$top/"}" -name __pycache__ -prune -o -type f -print0 | sort -z |
+            xargs -0 sha256sum | sha256sum | cut -c1-16
+    )
+}
 
 # need_packages PACKAGE...: installs the ones that are missing.
 need_packages() {

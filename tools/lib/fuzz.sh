@@ -14,9 +14,8 @@ build_fuzz_targets() {
     need_packages "${host_packages[@]}" "${fuzz_packages[@]}"
     build_meson
     build=$cache/build/$kind-$(printf %s "$top" | sha256sum | cut -c1-8)
-    [ -e "$build/build.ninja" ] ||
-        CC=clang-19 CXX=clang++-19 run_logged "$kind-setup" "${meson[@]}" setup -Dfuzz=true \
-            -Dtests=false -Dtools=disabled -Db_lundef=false "$@" "$build" "$top"
+    CC=clang-19 CXX=clang++-19 setup_build "$kind" "$build" -Dfuzz=true -Dtests=false \
+        -Dtools=disabled -Db_lundef=false "$@"
     run_logged "$kind-build" ninja -C "$build"
 }
 

@@ -7,10 +7,10 @@
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
+#include "qemu/units.h"
 #include "qom/object.h"
 #include "hw/net/vmxnet3_defs.h"
 #include "hw/pci/pci.h"
-#include "net/queue.h"
 #include "net/vhost_net.h"
 #include "system/runstate.h"
 #include "rdma_nic.h"
@@ -22,6 +22,9 @@ struct FilterRdma {
     NetFilterState parent_obj;
     RdmaNic *nic;
 };
+
+/* Packets are being taken, for all devices. */
+static bool rdma_nic_draining;
 
 static QLIST_HEAD(, RdmaNic) rdma_nics = QLIST_HEAD_INITIALIZER(rdma_nics);
 
@@ -39,25 +42,108 @@ static RdmaNic *rdma_nic_of(NetClientState *nc)
 
 /* Frames */
 
-/*
- * A stopped VM's card takes no frames, and the network would be read no more
- * while one waits for it; but the RDMA device has to answer in that time. So
- * frames wait here. Those for a VM that is still to come are its other self's.
- */
-static void filter_rdma_hold(RdmaNic *nic, NetClientState *sender,
-                             unsigned flags, const struct iovec *iov,
-                             int iovcnt)
+/* Bytes of frames that wait for a stopped VM's card: the newest ones. */
+#define RDMA_MAX_HELD_BYTES (1 * MiB)
+
+struct RdmaHeldFrame {
+    QTAILQ_ENTRY(RdmaHeldFrame) next;
+    unsigned flags;
+    size_t size;
+    uint8_t bytes[];
+};
+
+static RdmaHeldFrame *rdma_nic_take_held(RdmaNic *nic)
 {
-    if (!runstate_check(RUN_STATE_INMIGRATE)) {
-        qemu_net_queue_append_iov(nic->held, sender, flags, iov, iovcnt, NULL);
+    RdmaHeldFrame *frame = QTAILQ_FIRST(&nic->held);
+
+    if (frame) {
+        QTAILQ_REMOVE(&nic->held, frame, next);
+        nic->held_bytes -= frame->size;
+        nic->held_frames--;
     }
+    return frame;
+}
+
+static void rdma_nic_drop_held(RdmaNic *nic, size_t max_bytes)
+{
+    while (nic->held_bytes > max_bytes) {
+        g_free(rdma_nic_take_held(nic));
+        nic->dropped_frames++;
+    }
+}
+
+/*
+ * A stopped VM's card takes no frames. QEMU would stop to read the network when
+ * one waits for it, but the RDMA device has to answer in that time. So frames
+ * wait here. A destination that waits for its VM takes none: the source, which
+ * still runs, gets them.
+ */
+static void rdma_nic_hold(RdmaNic *nic, unsigned flags,
+                          const struct iovec *iov, int iovcnt, size_t size)
+{
+    RdmaHeldFrame *frame;
+
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        return;
+    }
+    frame = g_malloc(sizeof(*frame) + size);
+    frame->flags = flags;
+    frame->size = size;
+    iov_to_buf(iov, iovcnt, 0, frame->bytes, size);
+    QTAILQ_INSERT_TAIL(&nic->held, frame, next);
+    nic->held_bytes += size;
+    nic->held_frames++;
+    rdma_nic_drop_held(nic, RDMA_MAX_HELD_BYTES);
+}
+
+/*
+ * What does not go to the card now; false: it goes there. QEMU's own queue
+ * takes no frames for a guest that sleeps either, and reads the network no more;
+ * vmxnet3 does not tell it that the guest is awake. So such frames are dropped, as
+ * a card without power does.
+ */
+static bool rdma_nic_keep_from_card(RdmaNic *nic, unsigned flags,
+                                    const struct iovec *iov, int iovcnt,
+                                    size_t size)
+{
+    if (!nic->running) {
+        rdma_nic_hold(nic, flags, iov, iovcnt, size);
+        return true;
+    }
+    if (runstate_check(RUN_STATE_SUSPENDED)) {
+        nic->dropped_frames++;
+        return true;
+    }
+    return false;
+}
+
+void rdma_nic_stopped(RdmaNic *nic)
+{
+    nic->running = false;
 }
 
 void rdma_nic_started(RdmaNic *nic)
 {
-    if (nic->nc && nic->filter) {
-        qemu_net_queue_flush(nic->held);
+    Object *owner = OBJECT(nic->pci_dev);
+    RdmaHeldFrame *frame;
+
+    nic->running = true;
+    if (runstate_check(RUN_STATE_SUSPENDED)) {
+        rdma_nic_drop_held(nic, 0);
     }
+    /* A frame may lead to the device's end, or stop the VM. */
+    object_ref(owner);
+    while (nic->running && nic->nc && nic->filter &&
+           (frame = rdma_nic_take_held(nic))) {
+        struct iovec iov = {
+            .iov_base = frame->bytes, .iov_len = frame->size,
+        };
+
+        qemu_netfilter_pass_to_next(nic->filter->netdev, frame->flags, &iov, 1,
+                                    nic->filter);
+        g_free(frame);
+    }
+    object_unref(owner);
 }
 
 static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
@@ -97,12 +183,11 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     /* An interrupt may lead to the device's end (rdma_device.h). */
     object_ref(OBJECT(f));
     taken = rdma_device_receive(f->nic->device, frame + skip, size - skip);
-    if (taken && f->nic) {
+    if (taken && f->nic && !rdma_nic_draining) {
         qemu_bh_schedule(f->nic->drain);
     }
-    if (!taken && f->nic && !runstate_is_running()) {
-        filter_rdma_hold(f->nic, sender, flags, iov, iovcnt);
-        taken = true;
+    if (!taken && f->nic) {
+        taken = rdma_nic_keep_from_card(f->nic, flags, iov, iovcnt, size);
     }
     object_unref(OBJECT(f));
     return taken ? size : 0;
@@ -112,22 +197,34 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
  * A socket network hands over one packet for each turn of the main loop, which
  * polls everything there is in QEMU. Where one packet came, more are likely to
  * wait: take them with turns of the network's own handlers only.
+ *
+ * Those handlers, among which are the monitor's, must not run in a nested event
+ * loop (QEMU's AIO_WAIT_WHILE() in the middle of a snapshot, say). So this
+ * bottom half belongs to their context, which only the main loop's own turn
+ * dispatches. It has no guard against re-entrancy: QEMU would refuse a vCPU's
+ * access to the device while a handler has released the big lock.
  */
 static void rdma_nic_drain(void *opaque)
 {
     enum { MAX_TURNS = 64 };
     RdmaNic *nic = opaque;
     Object *owner = OBJECT(nic->pci_dev);
+    int turns = 0;
 
+    /* Each turn runs bottom halves, too. */
+    if (rdma_nic_draining) {
+        return;
+    }
+    rdma_nic_draining = true;
     object_ref(owner);
     /* A packet may lead to the device's end. */
-    for (int i = 0; i < MAX_TURNS && nic->nc; i++) {
-        if (!aio_poll(iohandler_get_aio_context(), false)) {
-            if (nic->nc) {
-                qemu_bh_cancel(nic->drain);
-            }
-            break;
-        }
+    while (nic->nc && turns < MAX_TURNS &&
+           aio_poll(iohandler_get_aio_context(), false)) {
+        turns++;
+    }
+    rdma_nic_draining = false;
+    if (nic->nc && turns == MAX_TURNS) {
+        qemu_bh_schedule(nic->drain);
     }
     object_unref(owner);
 }
@@ -156,7 +253,8 @@ bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size)
     header = qemu_get_vnet_hdr_len(nic->nc->peer);
     iov[0].iov_len = header;
     if (!runstate_is_running()) {
-        /* QEMU would keep what a stopped VM sends: straight to the network. */
+        /* QEMU would keep what a VM that is stopped or sleeps sends: straight
+         * to the network. */
         g_autofree uint8_t *linear = g_malloc0(header + size);
 
         memcpy(linear + header, frame, size);
@@ -187,7 +285,7 @@ static void rdma_nic_disconnect(RdmaNic *nic)
     QLIST_REMOVE(nic, next);
     nic->nc->info = nic->original_info;
     qemu_bh_delete(nic->drain);
-    qemu_del_net_queue(nic->held);
+    rdma_nic_drop_held(nic, 0);
     nic->nc = NULL;
     if (nic->filter) {
         NetFilterState *filter = nic->filter;
@@ -271,6 +369,7 @@ type_init(filter_rdma_register_types)
 static void rdma_nic_ask_for_short_slice(void)
 {
 #ifdef __NR_sched_setattr
+    enum { SCHED_RESET_ON_FORK_FLAG = 1 }; /* SCHED_FLAG_RESET_ON_FORK */
     struct {
         uint32_t size;
         uint32_t policy;
@@ -285,6 +384,9 @@ static void rdma_nic_ask_for_short_slice(void)
     if (syscall(__NR_sched_getattr, 0, &attr, sizeof(attr), 0) == 0 &&
         attr.policy == SCHED_OTHER) {
         attr.runtime = 100 * 1000;
+        if (attr.nice >= 0) {
+            attr.flags |= SCHED_RESET_ON_FORK_FLAG;
+        }
         syscall(__NR_sched_setattr, 0, &attr, 0);
     }
 #endif
@@ -347,8 +449,7 @@ static bool rdma_nic_connect(RdmaNic *nic, Error **errp)
     nic->filter = NETFILTER(filter);
     FILTER_RDMA(filter)->nic = nic;
 
-    nic->drain = qemu_bh_new(rdma_nic_drain, nic);
-    nic->held = qemu_new_net_queue(qemu_netfilter_pass_to_next, nic->filter);
+    nic->drain = aio_bh_new(iohandler_get_aio_context(), rdma_nic_drain, nic);
 
     /* To hear of set_link and of the card's end. */
     nic->original_info = nc->info;
@@ -386,6 +487,8 @@ bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
 
     nic->pci_dev = pci_dev;
     nic->device = device;
+    nic->running = runstate_is_live(runstate_get());
+    QTAILQ_INIT(&nic->held);
     if (!card_follows && !rdma_nic_connect(nic, errp)) {
         return false;
     }

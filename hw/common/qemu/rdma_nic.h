@@ -15,8 +15,9 @@
 #include "hw/pci/pci_device.h"
 #include "net/filter.h"
 #include "net/net.h"
-#include "net/queue.h"
 #include "rdma_device.h"
+
+typedef struct RdmaHeldFrame RdmaHeldFrame;
 
 typedef struct RdmaNic {
     RdmaDevice *device;
@@ -24,7 +25,11 @@ typedef struct RdmaNic {
     PCIDevice *card;       /* function 0 */
     NetClientState *nc;    /* the card's side of its network; NULL: no card */
     NetFilterState *filter;
-    NetQueue *held;        /* frames for the card while the VM is stopped */
+    bool running;          /* the VM is not stopped; its guest may sleep (S3) */
+    QTAILQ_HEAD(, RdmaHeldFrame) held; /* for the card while the VM is stopped */
+    size_t held_bytes;
+    uint64_t held_frames;
+    uint64_t dropped_frames; /* for the card, since the device was created */
     QEMUBH *drain;         /* takes the packets that wait behind one */
     NetClientInfo *original_info;
     NetClientInfo info;    /* original_info with callbacks of ours */
@@ -40,8 +45,9 @@ typedef struct RdmaNic {
 bool rdma_nic_attach(RdmaNic *nic, PCIDevice *pci_dev, RdmaDevice *device,
                      Error **errp);
 void rdma_nic_detach(RdmaNic *nic);
-/* The VM runs again. */
+/* The VM runs again, or has stopped. */
 void rdma_nic_started(RdmaNic *nic);
+void rdma_nic_stopped(RdmaNic *nic);
 
 /* RdmaHostOps.send_packet and .nic_info. */
 bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size);

@@ -259,6 +259,8 @@ static void pvrdma_get_stats(Object *obj, Visitor *v, const char *name,
         return;
     }
     rdma_device_statistics(s->device, pvrdma_visit_counter, &visit);
+    pvrdma_visit_counter(&visit, "card-frames-held", s->nic.held_frames);
+    pvrdma_visit_counter(&visit, "card-frames-dropped", s->nic.dropped_frames);
     if (visit.ok) {
         visit_check_struct(v, errp);
     }
@@ -276,6 +278,7 @@ static void pvrdma_run_state_changed(void *opaque, bool running,
         rdma_device_start(s->device);
         rdma_nic_started(&s->nic);
     } else {
+        rdma_nic_stopped(&s->nic);
         rdma_device_stop(s->device, s->stopped_rnr_nak);
     }
 }
@@ -372,6 +375,12 @@ static int pvrdma_check_migration(NotifierWithReturn *notifier,
     /* Regions are registered before the VM starts, with all their memory. */
     if (migrate_postcopy_ram()) {
         error_setg(errp, "pvrdma: backend=verbs does not migrate by post-copy");
+        return -1;
+    }
+    /* The host's device writes to memory past QEMU's write protection. */
+    if (migrate_background_snapshot()) {
+        error_setg(errp, "pvrdma: backend=verbs does not make background "
+                   "snapshots");
         return -1;
     }
     if (!rdma_device_can_migrate(s->device, &message)) {
@@ -685,7 +694,7 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
                      PCI_BASE_ADDRESS_MEM_TYPE_64 |
                      PCI_BASE_ADDRESS_MEM_PREFETCH, &s->uar);
     rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device);
-    if (!runstate_is_running()) {
+    if (!s->nic.running) {
         rdma_device_stop(s->device, s->stopped_rnr_nak);
     }
     s->run_state = qdev_add_vm_change_state_handler(
