@@ -21,11 +21,28 @@ struct Options {
     int gid_index = 0; // for a process
 };
 
+// How a datagram leads back into the device that sends it.
+struct SendOptions {
+    std::string card;        // PCI address of the card that raises an interrupt for it
+    uint64_t target = 0;     // where the interrupt is written, guest-physical
+    uint32_t value = 0;      // and what
+    std::string mac;         // of the datagram's destination
+    std::string source;      // IPv4 addresses
+    std::string destination;
+    unsigned rounds = 100;
+};
+
 // The guest's kernel, or who has taken it: drives the PCI function, which no
 // driver is bound to, through sysfs. Writes over the registers, the shared
 // region, command slots, rings, page directories and the MSI-X table. Only
 // memory of its own is given to the device, so that the guest survives.
 void attack_device(const Options& options);
+
+// The same, with the device brought up and used as it should be; the network answers, or
+// delivers, a datagram within its send, and the interrupt of the card that gets that is
+// written into a register that resets, unplugs or stops the device. Prints in how many of the
+// rounds the device had lost its bus mastering when the send was done.
+void attack_from_sends(const Options& options, const SendOptions& send);
 
 // A process: writes over its doorbell page and over the queues that its library
 // shares with the device.

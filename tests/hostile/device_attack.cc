@@ -3,6 +3,7 @@
 // One thread asks things of the device, mostly right ones: it brings it up, makes
 // objects, connects two QPs with each other, posts requests. Another, on
 // another CPU where there is one, writes over the memory in which all that is.
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <infiniband/verbs.h>
 
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "attacks.h"
+#include "card_interrupts.h"
 #include "pci_function.h"
 #include "pvrdma_abi.h"
 #include "queue_abi.h"
@@ -57,13 +59,36 @@ public:
         fmt::print("{} rounds, {} actions, {} commands done\n", rounds, _actions, _commands_done);
     }
 
+    void run_from_sends(const SendOptions& options)
+    {
+        CardInterrupts card(options.card);
+        fmt::print("attacking\n");
+        std::fflush(stdout);
+        unsigned led_back = 0;
+        for (unsigned i = 0; i < options.rounds && !stopped(_options); ++i) {
+            _function.enable();
+            bring_up(false);
+            create_objects(qpt_ud, options.source);
+            // What is pending goes where it does no harm.
+            card.aim(page(), 0);
+            card.unmask();
+            card.aim(options.target, options.value);
+            send_datagram(options);
+            led_back += !_function.is_bus_master();
+        }
+        card.aim(page(), 0);
+        fmt::print("{} of {} sends led back\n", led_back, options.rounds);
+    }
+
 private:
     // From the device up to requests, then every kind of harm.
     void round()
     {
         _function.enable();
-        bring_up();
-        create_objects();
+        bring_up(_random() % 4 == 0);
+        static constexpr uint8_t types[] = {qpt_rc, qpt_rc, qpt_uc, qpt_ud};
+        // 10.0.9.1: an address of nobody else.
+        create_objects(types[_random() % std::size(types)], own_address);
         uint64_t actions = 50 + _random() % 200;
         for (uint64_t i = 0; i < actions; ++i, ++_actions) {
             act();
@@ -92,7 +117,7 @@ private:
             spoiled_command();
             break;
         case 5:
-            bring_up();
+            bring_up(_random() % 4 == 0);
             break;
         case 6:
             aim_interrupts();
@@ -161,7 +186,8 @@ private:
     uint32_t read(uint32_t reg) { return _function.bar(registers)[reg / 4]; }
     void ring(uint32_t doorbell, uint32_t value) { _function.bar(doorbells)[doorbell / 4] = value; }
 
-    void bring_up()
+    // wrong: in one place.
+    void bring_up(bool wrong)
     {
         uint64_t dsr = page();
         SharedRegion region{};
@@ -170,8 +196,7 @@ private:
         uint64_t first;
         region.async_ring = {4, 0, directory(4, first)};
         region.cq_ring = {4, 0, directory(4, first)};
-        if (_random() % 4 == 0) {
-            // Wrong in one place.
+        if (wrong) {
             uint64_t* fields[] = {&region.cmd_slot_dma, &region.resp_slot_dma,
                                   &region.async_ring.pdir_dma, &region.cq_ring.pdir_dma};
             *fields[_random() % std::size(fields)] = address();
@@ -180,7 +205,7 @@ private:
         put(dsr, region);
         write(reg_dsr_low, static_cast<uint32_t>(dsr));
         write(reg_dsr_high, static_cast<uint32_t>(dsr >> 32));
-        write(reg_imr, _random() % 2 ? 0 : awkward(_random));
+        write(reg_imr, wrong ? awkward(_random) : 0);
         write(reg_ctl, ctl_activate);
     }
 
@@ -222,13 +247,11 @@ private:
         uint64_t sq = 0;
     };
 
-    void create_objects()
+    // QPs of this type, which are connected with each other; the device's address.
+    void create_objects(uint8_t type, const std::string& address)
     {
         CmdCreateBind bind{.mtu = 4500, .index = 0, .gid_type = gid_type_v2};
-        bind.gid[10] = bind.gid[11] = 0xff;
-        bind.gid[12] = 10;
-        bind.gid[14] = 9; // 10.0.9.1: an address of nobody else
-        bind.gid[15] = 1;
+        put_address(bind.gid, address);
         execute(cmd_create_bind, bind);
         execute(cmd_create_pd, CmdCreatePd{});
         _pd = response<RespHandle>().handle;
@@ -242,8 +265,7 @@ private:
                                            .access_flags = 15,
                                            .nchunks = 8});
         _key = response<RespCreateMr>().lkey;
-        static constexpr uint8_t types[] = {qpt_rc, qpt_rc, qpt_uc, qpt_ud};
-        _type = types[_random() % std::size(types)];
+        _type = type;
         for (Qp& qp : _qps) {
             create_qp(qp);
         }
@@ -292,10 +314,7 @@ private:
         attr.retry_cnt = attr.rnr_retry = 1;
         attr.ah_attr.ah_flags = 1;
         attr.ah_attr.port_num = 1;
-        attr.ah_attr.dgid[10] = attr.ah_attr.dgid[11] = 0xff;
-        attr.ah_attr.dgid[12] = 10;
-        attr.ah_attr.dgid[14] = 9;
-        attr.ah_attr.dgid[15] = 1;
+        put_address(attr.ah_attr.dgid, own_address);
         cmd.attr_mask = IBV_QP_STATE;
         if (!datagram) {
             cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
@@ -311,6 +330,40 @@ private:
                 IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
         }
         execute(cmd_modify_qp, cmd);
+    }
+
+    static constexpr const char* own_address = "10.0.9.1";
+    // The GID of an IPv4 address (RFC 4291, 2.5.5.2).
+    static void put_address(uint8_t (&gid)[16], const std::string& address)
+    {
+        gid[10] = gid[11] = 0xff;
+        if (inet_pton(AF_INET, address.c_str(), gid + 12) != 1) {
+            throw Error(address + " is no IPv4 address");
+        }
+    }
+
+    void send_datagram(const SendOptions& options)
+    {
+        const Qp& qp = _qps[0];
+        struct {
+            SqWqeHdr hdr;
+            Sge sge;
+        } wqe{};
+        wqe.hdr.num_sge = 1;
+        wqe.hdr.opcode = wr_send;
+        wqe.hdr.wr.ud = {1, known_qkey, Av{.port_pd = 1u << 24 | _pd, .hop_limit = 64}};
+        Av& av = wqe.hdr.wr.ud.av;
+        put_address(av.dgid, options.destination);
+        if (sscanf(options.mac.c_str(), "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &av.dmac[0], &av.dmac[1],
+                   &av.dmac[2], &av.dmac[3], &av.dmac[4], &av.dmac[5]) != 6) {
+            throw Error(options.mac + " is no Ethernet address");
+        }
+        wqe.sge = {0x1000, 64, _key};
+        uint32_t tail;
+        std::memcpy(&tail, at(qp.state), sizeof(tail));
+        put(qp.sq + tail % queue_depth * queue_entry, wqe);
+        put(qp.state, (tail + 1) % (2 * queue_depth));
+        ring(uar_qp_offset, uar_qp_send | qp.handle);
     }
 
     // A request whose fields are right or anything; sometimes an index that is
@@ -437,6 +490,11 @@ private:
 void attack_device(const Options& options)
 {
     DeviceAttack(options).run();
+}
+
+void attack_from_sends(const Options& options, const SendOptions& send)
+{
+    DeviceAttack(options).run_from_sends(send);
 }
 
 } // namespace hostile

@@ -17,6 +17,16 @@ int main(int argc, char** argv)
     app.require_subcommand(1);
     auto* device = app.add_subcommand("device", "As the guest's kernel, on a PCI function");
     device->add_option("address", options.device, "e.g. 0000:00:06.1")->required();
+    auto* sends = app.add_subcommand("sends", "As the guest's kernel, from within sends");
+    hostile::SendOptions send;
+    sends->add_option("address", options.device, "e.g. 0000:00:06.1")->required();
+    sends->add_option("--card", send.card, "e.g. 0000:00:05.0")->required();
+    sends->add_option("--target", send.target, "Address that the interrupt is written to")->required();
+    sends->add_option("--value", send.value, "The word that is written")->required();
+    sends->add_option("--mac", send.mac, "Of the destination")->required();
+    sends->add_option("--source", send.source, "IPv4 address")->required();
+    sends->add_option("--destination", send.destination, "IPv4 address")->required();
+    sends->add_option("--rounds", send.rounds, "Datagrams");
     auto* process = app.add_subcommand("process", "As a process, on its own queues");
     process->add_option("name", options.device, "e.g. vmw_pvrdma0")->required();
     process->add_option("--gid", options.gid_index, "Index of the GID to use")->required();
@@ -24,6 +34,8 @@ int main(int argc, char** argv)
     try {
         if (*device) {
             hostile::attack_device(options);
+        } else if (*sends) {
+            hostile::attack_from_sends(options, send);
         } else {
             hostile::attack_from_process(options);
         }

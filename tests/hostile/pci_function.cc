@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <linux/pci_regs.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -58,6 +59,25 @@ DmaMemory::~DmaMemory()
     munmap(_memory, size);
 }
 
+std::span<volatile uint32_t> map_bar(const std::string& folder, unsigned n)
+{
+    int file = open(fmt::format("{}/resource{}", folder, n).c_str(), O_RDWR);
+    struct stat status {};
+    fstat(file, &status);
+    auto size = static_cast<size_t>(status.st_size);
+    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (memory == MAP_FAILED) {
+        fail(fmt::format("BAR {} of {}", n, folder));
+    }
+    return {static_cast<volatile uint32_t*>(memory), size / sizeof(uint32_t)};
+}
+
+void unmap_bar(std::span<volatile uint32_t> bar)
+{
+    munmap(const_cast<uint32_t*>(bar.data()), bar.size_bytes());
+}
+
 PciFunction::PciFunction(const std::string& address) : _folder("/sys/bus/pci/devices/" + address)
 {
     if (access((_folder + "/driver").c_str(), F_OK) == 0) {
@@ -72,14 +92,7 @@ PciFunction::PciFunction(const std::string& address) : _folder("/sys/bus/pci/dev
     for (unsigned n = 0; n < std::size(_bars); ++n) {
         uint64_t begin, end, flags;
         resources >> std::hex >> begin >> end >> flags;
-        int file = open(fmt::format("{}/resource{}", _folder, n).c_str(), O_RDWR);
-        size_t size = end - begin + 1;
-        void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        close(file);
-        if (memory == MAP_FAILED) {
-            fail(fmt::format("BAR {}", n));
-        }
-        _bars[n] = {static_cast<volatile uint32_t*>(memory), size / sizeof(uint32_t)};
+        _bars[n] = map_bar(_folder, n);
         _addresses[n] = begin;
     }
     uint8_t config[256] = {};
@@ -99,7 +112,7 @@ PciFunction::~PciFunction()
     set_msix(false);
     disable();
     for (auto bar : _bars) {
-        munmap(const_cast<uint32_t*>(bar.data()), bar.size_bytes());
+        unmap_bar(bar);
     }
     close(_config);
     std::ofstream(_folder + "/enable") << "0\n";
@@ -126,6 +139,15 @@ void PciFunction::disable()
 void PciFunction::set_msix(bool on)
 {
     write_config(_msix + PCI_MSIX_FLAGS, on ? PCI_MSIX_FLAGS_ENABLE : 0);
+}
+
+bool PciFunction::is_bus_master() const
+{
+    uint16_t command = 0;
+    if (pread(_config, &command, sizeof(command), PCI_COMMAND) != sizeof(command)) {
+        fail("configuration space");
+    }
+    return command & PCI_COMMAND_MASTER;
 }
 
 } // namespace hostile

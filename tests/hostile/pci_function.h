@@ -27,6 +27,10 @@ private:
     uint64_t _physical;
 };
 
+// The 32-bit words of a BAR of the function whose folder in sysfs this is.
+std::span<volatile uint32_t> map_bar(const std::string& folder, unsigned n);
+void unmap_bar(std::span<volatile uint32_t> bar);
+
 class PciFunction {
 public:
     explicit PciFunction(const std::string& address);
@@ -43,6 +47,7 @@ public:
     void enable();
     void disable();
     void set_msix(bool on);
+    bool is_bus_master() const;
     // Writes a word of the configuration space, and may spoil the device's
     // state as a whole.
     void write_config(uint32_t offset, uint16_t value);

@@ -125,11 +125,14 @@ def test_processes_have_doorbells_of_their_own(fabric):
     assert len(pages) == count, pages
     # They do not disturb each other: another one that counts every message.
     verify(fabric, "stream --messages 200")
-    for serving, running in pairs:
-        for process in (running, serving):
-            assert process.status is None, process.output
-            process.kill()
-            process.wait()
+    processes = [process for pair in pairs for process in pair]
+    for process in processes:
+        assert process.status is None, process.output
+    # One whose peer is killed ends by itself.
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
     assert objects(client) == before
     expect_working(fabric)
 
