@@ -20,6 +20,9 @@ mkdir -p "$cache/log" "$cache/lock"
 say() { printf '[%3ds] %s\n' "$SECONDS" "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# show_help TOOL: prints the comment at its top.
+show_help() { sed -n '3,/^$/s/^#[[:blank:]]\{0,1\}//p' "$1"; }
+
 # run_logged NAME COMMAND...: runs quietly, shows the log's end on failure.
 run_logged() {
     local name=$1 log=$cache/log/$1.log
