@@ -16,9 +16,10 @@ MODES = [
     # a shared receive queue
     "ib_send_bw --use-srq -s 4096 -n 1000", "ib_send_bw --use-srq -q 8 -s 4096 -n 200",
     "ib_send_lat --use-srq -n 200",
-    # completion events; perftest has none for WRITE
+    # completion events; perftest has none for WRITE. Its sender takes at most 16 completions for an event and
+    # then waits for the next one (fixed in 23.07): more than 16 in the whole run can leave it waiting for ever.
     "ib_send_bw -e -s 65536 -n 200", "ib_read_bw -e -s 65536 -n 200",
-    "ib_send_bw -e -q 64 -s 4096 -n 100", "ib_send_lat -e -n 200", "ib_read_lat -e -n 200",
+    "ib_send_bw -e -q 16 -s 4096 -n 100", "ib_send_lat -e -n 200", "ib_read_lat -e -n 200",
     "ib_atomic_lat -e -n 200",
     # deep queues; lists of requests; few completions; a receive queue that runs dry
     "ib_send_bw -t 512 -s 4096 -n 1000", "ib_write_bw -t 512 -s 4096 -n 1000",
