@@ -17,6 +17,8 @@
 //   list (name, container, most, fn)      le32 count, then fn(a, element) of each
 //   present (name, bool, fn)              a flag, then fn() where it is set
 //   record (name, fn)                     fn(): fields that belong together
+//   since (version, fn)                   fn(): fields that older versions of the section lack;
+//                                         read from one of those, they stay as they are
 //
 // Pages: LEB128 number of pages, then runs of consecutive pages until there
 // are so many: the page number of the first as LEB128 of its zigzagged
@@ -97,6 +99,11 @@ public:
         fn();
     }
     template <typename Fn>
+    void since(uint16_t, Fn&& fn)
+    {
+        fn();
+    }
+    template <typename Fn>
     void present(const char* name, bool is_present, Fn&& fn)
     {
         flag(name, is_present);
@@ -127,7 +134,11 @@ class FieldReader {
 public:
     static constexpr bool is_reader = true;
 
-    explicit FieldReader(std::span<const uint8_t> bytes) : _rest(bytes) {}
+    // version: of the section that the bytes are of.
+    explicit FieldReader(std::span<const uint8_t> bytes, uint16_t version = 1)
+        : _rest(bytes), _version(version)
+    {
+    }
 
     template <typename T>
     void u8(const char* name, T& value, uint8_t most = UINT8_MAX)
@@ -183,6 +194,13 @@ public:
         fn();
     }
     template <typename Fn>
+    void since(uint16_t version, Fn&& fn)
+    {
+        if (_version >= version) {
+            fn();
+        }
+    }
+    template <typename Fn>
     void present(const char* name, bool& is_present, Fn&& fn)
     {
         flag(name, is_present);
@@ -225,6 +243,7 @@ private:
     }
 
     std::span<const uint8_t> _rest;
+    uint16_t _version;
     std::string _error;
 };
 
@@ -241,7 +260,7 @@ void StreamWriter::section(SectionKind kind, Describe&& describe)
 template <typename Describe>
 Status read_section(const Section& section, Describe&& describe)
 {
-    FieldReader reader(section.body);
+    FieldReader reader(section.body, section.version);
     describe(reader);
     return reader.finish();
 }

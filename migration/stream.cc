@@ -13,7 +13,6 @@ namespace rdma::migration {
 
 namespace {
 
-constexpr uint16_t section_version = 1; // of every kind, so far
 constexpr size_t crc_size = 4;
 
 template <typename T>
@@ -77,62 +76,15 @@ bool has_magic(std::span<const uint8_t> bytes)
 
 } // namespace
 
-std::string_view name_of(SectionKind kind)
-{
-    switch (kind) {
-    case SectionKind::config:
-        return "config";
-    case SectionKind::statistics:
-        return "statistics";
-    case SectionKind::roce_port:
-        return "roce-port";
-    case SectionKind::roce_gid:
-        return "roce-gid";
-    case SectionKind::roce_pd:
-        return "roce-pd";
-    case SectionKind::roce_mr:
-        return "roce-mr";
-    case SectionKind::roce_cq:
-        return "roce-cq";
-    case SectionKind::roce_srq:
-        return "roce-srq";
-    case SectionKind::roce_qp:
-        return "roce-qp";
-    case SectionKind::roce_numbers:
-        return "roce-numbers";
-    case SectionKind::roce_overrun:
-        return "roce-overrun";
-    case SectionKind::verbs_gid:
-        return "verbs-gid";
-    case SectionKind::verbs_pd:
-        return "verbs-pd";
-    case SectionKind::verbs_mr:
-        return "verbs-mr";
-    case SectionKind::verbs_cq:
-        return "verbs-cq";
-    case SectionKind::verbs_srq:
-        return "verbs-srq";
-    case SectionKind::verbs_qp:
-        return "verbs-qp";
-    case SectionKind::pvrdma_device:
-        return "pvrdma-device";
-    case SectionKind::pvrdma_cq:
-        return "pvrdma-cq";
-    case SectionKind::pvrdma_srq:
-        return "pvrdma-srq";
-    case SectionKind::pvrdma_qp:
-        return "pvrdma-qp";
-    case SectionKind::end:
-        return "end";
-    }
-    return {};
-}
-
 Status check_version(const Section& section)
 {
-    if (section.version == 0 || section.version > section_version) {
+    const SectionType* type = find_section_type(section.kind);
+    if (!type) {
+        return std::unexpected("this QEMU does not know it");
+    }
+    if (section.version == 0 || section.version > type->version) {
         return std::unexpected(fmt::format("it has version {}, this QEMU reads up to {}",
-                                           section.version, section_version));
+                                           section.version, type->version));
     }
     return {};
 }
@@ -149,7 +101,8 @@ StreamWriter::StreamWriter(DeviceKind device, Keep keep, uint64_t most)
 size_t StreamWriter::begin_section(SectionKind kind)
 {
     append_le(_bytes, static_cast<uint16_t>(kind));
-    append_le(_bytes, section_version);
+    const SectionType* type = find_section_type(kind);
+    append_le(_bytes, type ? type->version : uint16_t{1}); // the end has 1
     append_le(_bytes, uint32_t{0}); // its size comes with its end
     return _bytes.size();
 }

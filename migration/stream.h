@@ -21,6 +21,8 @@
 #include <string>
 #include <vector>
 
+#include "sections.h"
+
 namespace rdma::migration {
 
 inline constexpr char stream_magic[9] = "RDMASTAT";
@@ -31,39 +33,6 @@ inline constexpr size_t section_header_size = 8;
 inline constexpr uint64_t max_stream_size = uint64_t{1} << 32;
 
 enum class DeviceKind : uint16_t { pvrdma = 1 };
-
-enum class SectionKind : uint16_t {
-    config = 1,
-    statistics = 2,
-    roce_port = 16,
-    roce_gid = 17,
-    roce_pd = 18,
-    roce_mr = 19,
-    roce_cq = 20,
-    roce_srq = 21,
-    roce_qp = 22,
-    roce_numbers = 23,
-    roce_overrun = 24,
-    verbs_gid = 32,
-    verbs_pd = 33,
-    verbs_mr = 34,
-    verbs_cq = 35,
-    verbs_srq = 36,
-    verbs_qp = 37,
-    pvrdma_device = 64,
-    pvrdma_cq = 65,
-    pvrdma_srq = 66,
-    pvrdma_qp = 67,
-    end = 0xffff,
-};
-
-// "roce-mr" and the like; empty where there is no such kind.
-std::string_view name_of(SectionKind kind);
-// Whether a section is the backend's: kinds 16 to 63.
-constexpr bool is_of_backend(SectionKind kind)
-{
-    return static_cast<uint16_t>(kind) >= 16 && static_cast<uint16_t>(kind) < 64;
-}
 
 // Nothing, or what is wrong, for a person.
 using Status = std::expected<void, std::string>;

@@ -84,11 +84,10 @@ Status in_section(Status status, const Section& section)
     if (status) {
         return status;
     }
-    std::string_view name = name_of(section.kind);
+    const auto* type = migration::find_section_type(section.kind);
     return wrong(fmt::format("section {}: {}",
-                             name.empty()
-                                 ? fmt::to_string(static_cast<unsigned>(section.kind))
-                                 : std::string(name),
+                             type ? std::string(type->name)
+                                  : fmt::to_string(static_cast<unsigned>(section.kind)),
                              status.error()));
 }
 

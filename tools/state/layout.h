@@ -52,6 +52,12 @@ public:
         indented([&] { fn(*this, element); });
     }
     template <typename Fn>
+    void since(uint16_t version, Fn&& fn)
+    {
+        line("since version", std::to_string(version).c_str());
+        indented(fn);
+    }
+    template <typename Fn>
     void present(const char* name, bool, Fn&& fn)
     {
         line("present", name);

@@ -15,7 +15,10 @@ class Printer {
 public:
     static constexpr bool is_reader = true;
 
-    Printer(std::span<const uint8_t> bytes, Json& out) : _reader(bytes), _at(&out) {}
+    Printer(const Section& section, Json& out)
+        : _reader(section.body, section.version), _at(&out)
+    {
+    }
 
     template <typename T>
     void u8(const char* name, T& value, uint8_t most = UINT8_MAX)
@@ -92,6 +95,11 @@ public:
         Json shown = Json::object();
         within(shown, fn);
         (*_at)[name] = std::move(shown);
+    }
+    template <typename Fn>
+    void since(uint16_t version, Fn&& fn)
+    {
+        _reader.since(version, fn);
     }
     void fail(const char* name, const char* what) { _reader.fail(name, what); }
     Status finish() { return _reader.finish(); }

@@ -20,23 +20,12 @@ using namespace rdma::migration;
 
 namespace {
 
-constexpr SectionKind kinds[] = {
-    SectionKind::config,        SectionKind::statistics, SectionKind::roce_port,
-    SectionKind::roce_gid,      SectionKind::roce_pd,    SectionKind::roce_mr,
-    SectionKind::roce_cq,       SectionKind::roce_srq,   SectionKind::roce_qp,
-    SectionKind::roce_numbers,  SectionKind::roce_overrun,
-    SectionKind::verbs_gid,     SectionKind::verbs_pd,   SectionKind::verbs_mr,
-    SectionKind::verbs_cq,      SectionKind::verbs_srq,  SectionKind::verbs_qp,
-    SectionKind::pvrdma_device, SectionKind::pvrdma_cq,  SectionKind::pvrdma_srq,
-    SectionKind::pvrdma_qp,
-};
-
 void print_layouts()
 {
-    for (SectionKind kind : kinds) {
+    for (const SectionType& type : section_types) {
         Layout layout;
-        describe_section(layout, kind);
-        fmt::print("{} ({})\n{}", name_of(kind), static_cast<unsigned>(kind), layout.lines());
+        describe_section(layout, type.kind);
+        fmt::print("{} ({})\n{}", type.name, static_cast<unsigned>(type.kind), layout.lines());
     }
 }
 
@@ -68,15 +57,18 @@ Json as_json(std::span<const uint8_t> bytes)
     }
     while (auto section = stream->next()) {
         Json json = Json::object();
-        json["section"] = name_of(section->kind);
+        const SectionType* type = find_section_type(section->kind);
+        json["section"] = type ? Json(type->name) : Json(static_cast<unsigned>(section->kind));
         json["version"] = section->version;
         json["bytes"] = section->body.size();
         Json fields = Json::object();
-        Printer printer(section->body, fields);
-        if (!describe_section(printer, section->kind)) {
-            json["section"] = static_cast<unsigned>(section->kind);
-        } else if (auto status = printer.finish(); !status) {
-            json["error"] = status.error();
+        Printer printer(*section, fields);
+        if (auto known = check_version(*section); !known) {
+            json["error"] = known.error();
+        } else if (describe_section(printer, section->kind)) {
+            if (auto status = printer.finish(); !status) {
+                json["error"] = status.error();
+            }
         }
         json["fields"] = std::move(fields);
         sections.push_back(std::move(json));
