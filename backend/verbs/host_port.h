@@ -15,7 +15,8 @@
 #include "address_prefixes.h"
 #include "backend.h"
 #include "host_objects.h"
-#include "rdma_device.h"
+#include "rdma_backend.h"
+#include "rdma_host.h"
 
 namespace rdma::verbs {
 

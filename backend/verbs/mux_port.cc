@@ -18,7 +18,7 @@
 #include "gid.h"
 #include "interface_address.h"
 #include "mux_protocol.h"
-#include "rdma_device.h"
+#include "rdma_host.h"
 
 namespace rdma::verbs {
 

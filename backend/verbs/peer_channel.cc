@@ -19,7 +19,7 @@
 
 #include "gid.h"
 #include "interface_address.h"
-#include "rdma_device.h"
+#include "rdma_host.h"
 
 namespace rdma::verbs {
 

@@ -10,7 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "rdma_device.h"
+#include "backend.h"
+#include "rdma_host.h"
 #include "statistics.h"
 #include "stream.h"
 
@@ -31,7 +32,7 @@ protected:
     ~DeviceHost() = default;
 };
 
-class Device {
+class Device : public BackendClient {
 public:
     virtual ~Device() = default;
     // As after power-on; also resets the backend.

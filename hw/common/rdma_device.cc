@@ -6,7 +6,6 @@
 #include "rdma_device.h"
 
 #include <algorithm>
-#include <bit>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -19,13 +18,13 @@
 #include <string>
 #include <utility>
 
+#include "create_device.h"
 #include "device.h"
 #include "device_state.h"
 #include "guest_memory.h"
-#include "pvrdma_device.h"
 #include "runner.h"
 #include "statistics.h"
-#include "verbs_runner.h"
+#include "vector_set.h"
 
 using namespace rdma;
 
@@ -51,20 +50,19 @@ enum class Pending { nothing, failure, reset, end };
 } // namespace
 
 struct RdmaDevice final : DeviceHost {
-    using MakeRunner = std::function<std::unique_ptr<Runner>(RdmaDevice&)>;
-
-    RdmaDevice(const PvrdmaConfig& config, const RdmaHostOps& host_ops, void* host,
-               const MakeRunner& make_runner)
-        : ops(host_ops), opaque(host), runner(make_runner(*this)),
-          pvrdma(config, *this, memory, runner->backend(), stats)
+    RdmaDevice(OpenedBackend& backend, const DeviceModel& kind_of_device, const RdmaHostOps& host_ops,
+               void* host)
+        : ops(host_ops), opaque(host), kind(kind_of_device.kind),
+          runner(backend.make_runner(kind_of_device.limits, {ops, opaque, memory, stats})),
+          model(kind_of_device.make(*this, memory, runner->backend(), stats))
     {
-        runner->set_client(pvrdma);
+        runner->set_client(*model);
     }
 
     void raise_irq(unsigned vector) override
     {
         if (pending < Pending::reset) {
-            due_irqs |= 1u << vector;
+            due_irqs.insert(vector);
         }
     }
     void set_intx(bool level) override
@@ -92,7 +90,7 @@ struct RdmaDevice final : DeviceHost {
         pending = std::max(pending, what);
         runner->halt();
         if (pending >= Pending::reset) {
-            due_irqs = 0;
+            due_irqs.clear();
         }
         if (pending == Pending::end) {
             ops = no_host;
@@ -105,10 +103,11 @@ struct RdmaDevice final : DeviceHost {
     void* opaque;
     GuestMemory memory;
     Statistics stats;
+    migration::DeviceKind kind;
     std::unique_ptr<Runner> runner;
-    PvrdmaDevice pvrdma;
-    bool busy = false;     // a call is under way
-    uint32_t due_irqs = 0; // a bit for each vector
+    std::unique_ptr<Device> model;
+    bool busy = false; // a call is under way
+    VectorSet due_irqs;
     Pending pending = Pending::nothing;
     // Whether the VM is to be stopped, and rnr_nak then, after what is pending.
     struct RunState {
@@ -124,8 +123,8 @@ namespace {
 
 StatefulDevice stateful(RdmaDevice* device)
 {
-    return {migration::DeviceKind::pvrdma, device->runner->backend_name(), device->pvrdma,
-            device->runner->backend(), device->stats};
+    return {device->kind, device->runner->backend_name(), *device->model, device->runner->backend(),
+            device->stats};
 }
 
 // False, with *error set to why, where the backend cannot move to another host.
@@ -145,7 +144,7 @@ bool save(RdmaDevice* device, RdmaPutState* put, void* opaque, char** error, Sav
         if (!is_free_to_move(device, error)) {
             return false;
         }
-        migration::StreamWriter stream(migration::DeviceKind::pvrdma);
+        migration::StreamWriter stream(device->kind);
         fill(stateful(device), stream);
         auto bytes = stream.finish();
         put(opaque, bytes.data(), bytes.size());
@@ -211,8 +210,8 @@ void guarded(RdmaDevice* device, Fn&& fn)
 
 void reset_now(RdmaDevice* device)
 {
-    device->due_irqs = 0;
-    device->pvrdma.reset();
+    device->due_irqs.clear();
+    device->model->reset();
     device->runner->reset();
 }
 
@@ -221,7 +220,7 @@ void set_run_state(RdmaDevice* device, RdmaDevice::RunState state)
     if (state.stopped) {
         device->runner->stop(state.rnr_nak);
     } else if (device->runner->is_stopped()) {
-        device->pvrdma.start();
+        device->model->start();
         device->runner->start();
     }
 }
@@ -251,7 +250,7 @@ public:
                 deliver(left);
             }
             if (_device->pending == Pending::nothing) {
-                if (_device->due_irqs != 0) {
+                if (!_device->due_irqs.empty()) {
                     _device->ops.set_timer(_device->opaque, _device->ops.now(_device->opaque));
                 }
                 _device->busy = false;
@@ -267,11 +266,9 @@ public:
     // Raises the interrupts that are due, left at most.
     void deliver(unsigned& left)
     {
-        while (_device->due_irqs != 0 && _device->pending == Pending::nothing && left > 0) {
-            auto vector = static_cast<unsigned>(std::countr_zero(_device->due_irqs));
-            _device->due_irqs &= _device->due_irqs - 1;
+        while (!_device->due_irqs.empty() && _device->pending == Pending::nothing && left > 0) {
             --left;
-            _device->ops.raise_irq(_device->opaque, vector);
+            _device->ops.raise_irq(_device->opaque, _device->due_irqs.take());
         }
     }
     // Within one call.
@@ -290,7 +287,7 @@ private:
             if (pending == Pending::reset || (pending == Pending::failure && is_stopping())) {
                 reset_now(_device);
             } else if (pending == Pending::failure) {
-                _device->pvrdma.fail();
+                _device->model->fail();
                 _device->runner->reset();
             }
             if (auto state = std::exchange(_device->pending_run_state, std::nullopt)) {
@@ -335,48 +332,22 @@ void access_bar(RdmaDevice* device, Fn&& fn)
     });
 }
 
-// make() with a good configuration; null, with *error set, where that fails.
-template <typename Make>
-RdmaDevice* create(const PvrdmaConfig& config, char** error, Make&& make)
-{
-    std::string message;
-    try {
-        if (auto checked = check_config(config); checked) {
-            return make();
-        } else {
-            message = checked.error();
-        }
-    } catch (const std::exception& e) {
-        message = e.what();
-    }
-    *error = strdup(message.c_str());
-    return nullptr;
-}
-
 } // namespace
 
-RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaHostOps* ops, void* opaque,
-                                 char** error)
+RdmaDevice* rdma::new_device(OpenedBackend& backend, const DeviceModel& model,
+                             const RdmaHostOps& ops, void* opaque)
 {
-    return create(*config, error, [&] {
-        return new RdmaDevice(*config, *ops, opaque, [&](RdmaDevice& device) {
-            return make_roce_runner(limits_of(*config), device.ops, opaque, device.memory,
-                                    device.stats);
-        });
-    });
+    return new RdmaDevice(backend, model, ops, opaque);
 }
 
-RdmaDevice* pvrdma_device_create_verbs(const PvrdmaConfig* config, const RdmaHostPortConfig* port,
-                                       const RdmaHostOps* ops, void* opaque, char** error)
+RdmaDevice* rdma::create_device(char** error, const std::function<RdmaDevice*()>& make)
 {
-    return create(*config, error, [&] {
-        auto host_port = open_host_port(*port);
-        PvrdmaConfig fitted = fit_to_host(*config, host_attributes(*host_port));
-        return new RdmaDevice(fitted, *ops, opaque, [&](RdmaDevice& device) {
-            return make_verbs_runner(host_port, limits_of(fitted), device.memory, device.stats,
-                                     device);
-        });
-    });
+    try {
+        return make();
+    } catch (const std::exception& e) {
+        *error = strdup(e.what());
+        return nullptr;
+    }
 }
 
 int rdma_device_event_fd(RdmaDevice* device)
@@ -427,7 +398,7 @@ bool rdma_device_can_migrate(RdmaDevice* device, char** error)
             return false;
         }
         if (device->runner->can_save_running()) {
-            migration::StreamWriter measured(migration::DeviceKind::pvrdma,
+            migration::StreamWriter measured(device->kind,
                                              migration::StreamWriter::Keep::nothing);
             save_state(stateful(device), measured);
         }
@@ -475,7 +446,7 @@ void rdma_device_reset(RdmaDevice* device)
 uint64_t rdma_device_bar_read(RdmaDevice* device, unsigned bar, uint64_t offset, unsigned size)
 {
     uint64_t value = 0;
-    access_bar(device, [&] { value = device->pvrdma.bar_read(bar, offset, size); });
+    access_bar(device, [&] { value = device->model->bar_read(bar, offset, size); });
     return value;
 }
 
@@ -483,7 +454,7 @@ void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, ui
                            unsigned size)
 {
     access_bar(device, [&] {
-        device->pvrdma.bar_write(bar, offset, static_cast<uint32_t>(value), size);
+        device->model->bar_write(bar, offset, static_cast<uint32_t>(value), size);
         device->runner->run_if_needed();
     });
 }
@@ -534,7 +505,7 @@ void rdma_device_link_changed(RdmaDevice* device)
     enter(device, [&](Call&) {
         // While the VM is stopped, start() finds out.
         if (!device->runner->is_stopped()) {
-            device->pvrdma.link_changed();
+            device->model->link_changed();
         }
     });
 }
@@ -546,7 +517,7 @@ void rdma_device_statistics(RdmaDevice* device,
 #define X(member, name) visit(opaque, name, device->stats.member);
     RDMA_COUNTERS(X)
 #undef X
-    ObjectCounts objects = device->pvrdma.object_counts();
+    ObjectCounts objects = device->model->object_counts();
 #define X(member, name) visit(opaque, name, objects.member);
     RDMA_OBJECT_COUNTS(X)
 #undef X

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "backend.h"
-#include "device.h"
+#include "pvrdma.h"
 #include "pvrdma_abi.h"
 
 namespace rdma::pvrdma {

@@ -9,57 +9,32 @@
 
 #include <fmt/format.h>
 
+#include "create_device.h"
 #include "pvrdma_device.h"
 
-// VMware's values, as a guest prints them.
 void pvrdma_config_default(PvrdmaConfig* config)
 {
-    *config = {};
-    config->version = 20;
-    config->roce_version = 2;
-    config->max_qp = 32768;
-    config->max_qp_wr = 1024;
-    config->max_sge = 16;
-    config->max_cq = 4096;
-    config->max_cqe = 262144;
-    config->max_mr = 262144;
-    config->max_mr_size = 0xffffffff;
-    config->max_pd = 32768;
-    config->max_srq = 4096;
-    config->max_srq_wr = 4096;
-    config->max_srq_sge = 16;
-    config->max_ah = 65536;
-    config->max_uar = 512; // 2 MiB: what firmware keeps free behind a port for hot-plug
-    config->gid_tbl_len = 64;
-    config->max_qp_rd_atom = 128;
-    config->max_qp_init_rd_atom = 128;
+    *config = {
+#define X(type, member, name, value, ...) .member = value,
+        PVRDMA_PROPERTIES(X)
+#undef X
+        .roce_version = 2,
+        .number_seed = 0,
+    };
 }
 
 namespace rdma {
 
 std::vector<Device::Property> PvrdmaDevice::guest_visible_properties() const
 {
-    return {
-        {"version", _config.version},
-        {"roce", _config.roce_version},
-        {"max-qp", _config.max_qp},
-        {"max-qp-wr", _config.max_qp_wr},
-        {"max-sge", _config.max_sge},
-        {"max-cq", _config.max_cq},
-        {"max-cqe", _config.max_cqe},
-        {"max-mr", _config.max_mr},
-        {"max-mr-size", _config.max_mr_size},
-        {"max-pd", _config.max_pd},
-        {"max-srq", _config.max_srq},
-        {"max-srq-wr", _config.max_srq_wr},
-        {"max-srq-sge", _config.max_srq_sge},
-        {"max-ah", _config.max_ah},
-        {"max-uar", _config.max_uar},
-        {"gid-tbl-len", _config.gid_tbl_len},
-        {"max-qp-rd-atom", _config.max_qp_rd_atom},
-        {"max-qp-init-rd-atom", _config.max_qp_init_rd_atom},
-        {"node-guid", _config.node_guid},
+    std::vector<Property> properties{
+#define X(type, member, name, ...) {name, _config.member},
+        PVRDMA_PROPERTIES(X)
+#undef X
     };
+    // Its place in a saved state.
+    properties.insert(properties.begin() + 1, {"roce", _config.roce_version});
+    return properties;
 }
 
 std::expected<void, std::string> check_config(const PvrdmaConfig& config)
@@ -72,25 +47,11 @@ std::expected<void, std::string> check_config(const PvrdmaConfig& config)
         bool power_of_two;
     };
     const Range ranges[] = {
-        {"version", config.version, 17, 20, false},
         {"roce-version", config.roce_version, 1, 2, false},
-        // Handles 0 and 1 are special. A CQE has 16 bits for the handle.
-        {"max-qp", config.max_qp, 3, 65535, false},
-        {"max-qp-wr", config.max_qp_wr, 1, max_wr_limit, true},
-        {"max-sge", config.max_sge, 1, max_sge_limit, false},
-        {"max-cq", config.max_cq, 1, 65536, false},
-        {"max-cqe", config.max_cqe, 1, max_cqe_limit, true},
-        {"max-mr", config.max_mr, 2, (1u << 24) - 1, false},
-        {"max-mr-size", config.max_mr_size, page_size, uint64_t{1} << 39, false},
-        {"max-pd", config.max_pd, 1, (1u << 24) - 1, false},
-        {"max-srq", config.max_srq, 0, 65535, false},
-        {"max-srq-wr", config.max_srq_wr, 1, max_wr_limit, true},
-        {"max-srq-sge", config.max_srq_sge, 1, max_sge_limit, false},
-        {"max-ah", config.max_ah, 1, INT32_MAX, false},
-        {"max-uar", config.max_uar, 2, 65536, true},
-        {"gid-tbl-len", config.gid_tbl_len, 1, 256, false},
-        {"max-qp-rd-atom", config.max_qp_rd_atom, 1, 128, false},
-        {"max-qp-init-rd-atom", config.max_qp_init_rd_atom, 1, 128, false},
+#define X(type, member, name, value, least, most, power_of_two, ...)                               \
+    {name, config.member, least, most, power_of_two},
+        PVRDMA_PROPERTIES(X)
+#undef X
     };
     for (const Range& range : ranges) {
         if (range.value < range.least || range.value > range.most ||
@@ -168,3 +129,25 @@ Limits limits_of(const PvrdmaConfig& config)
 }
 
 } // namespace rdma
+
+RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaBackendConfig* backend,
+                                 const RdmaHostOps* ops, void* opaque, char** error)
+{
+    using namespace rdma;
+    return create_device(error, [&] {
+        if (auto checked = check_config(*config); !checked) {
+            throw std::runtime_error(checked.error());
+        }
+        auto opened = open_backend(backend);
+        const ibv_device_attr* host = opened->host_attributes();
+        PvrdmaConfig fitted = host ? fit_to_host(*config, *host) : *config;
+        DeviceModel model{
+            migration::DeviceKind::pvrdma, limits_of(fitted),
+            [&](DeviceHost& device_host, GuestMemory& memory, Backend& device_backend,
+                Statistics& stats) {
+                return std::make_unique<PvrdmaDevice>(fitted, device_host, memory, device_backend,
+                                                      stats);
+            }};
+        return new_device(*opened, model, *ops, opaque);
+    });
+}

@@ -13,7 +13,7 @@ using namespace pvrdma;
 
 namespace {
 
-constexpr uint64_t uar_offset_mask = RDMA_UAR_PAGE_SIZE - 1;
+constexpr uint64_t uar_offset_mask = PVRDMA_UAR_PAGE_SIZE - 1;
 constexpr unsigned register_size = 4;
 // Handle 0 stands for the kernel's own objects.
 constexpr uint32_t first_context = 1;
@@ -56,10 +56,10 @@ ObjectCounts PvrdmaDevice::object_counts() const
 
 uint32_t PvrdmaDevice::bar_read(unsigned bar, uint64_t offset, unsigned size)
 {
-    if (bar == RDMA_BAR_UAR) {
+    if (bar == PVRDMA_BAR_UAR) {
         return 0; // doorbells have nothing to say
     }
-    if (bar == RDMA_BAR_REGS && size == register_size) {
+    if (bar == PVRDMA_BAR_REGS && size == register_size) {
         return read_register(offset);
     }
     guest_error(_stats.guest_register_errors, "read of {} bytes at {:#x} of BAR {}", size, offset,
@@ -72,10 +72,10 @@ void PvrdmaDevice::bar_write(unsigned bar, uint64_t offset, uint32_t value, unsi
     if (size != register_size) {
         guest_error(_stats.guest_register_errors, "write of {} bytes at {:#x} of BAR {}", size,
                     offset, bar);
-    } else if (bar == RDMA_BAR_UAR) {
-        doorbell(static_cast<uint32_t>(offset / RDMA_UAR_PAGE_SIZE), offset & uar_offset_mask,
+    } else if (bar == PVRDMA_BAR_UAR) {
+        doorbell(static_cast<uint32_t>(offset / PVRDMA_UAR_PAGE_SIZE), offset & uar_offset_mask,
                  value);
-    } else if (bar == RDMA_BAR_REGS) {
+    } else if (bar == PVRDMA_BAR_REGS) {
         write_register(offset, value);
     }
 }

@@ -25,7 +25,7 @@
 #include "handle_table.h"
 #include "idle_polls.h"
 #include "interrupts.h"
-#include "object_table.h"
+#include "pvrdma.h"
 #include "pvrdma_abi.h"
 #include "statistics.h"
 #include "work_request.h"
@@ -33,8 +33,8 @@
 namespace rdma {
 
 // The highest that properties may be, where something else depends on it.
-inline constexpr uint32_t max_wr_limit = 32768;
-inline constexpr uint32_t max_cqe_limit = 4194304;
+inline constexpr uint32_t max_wr_limit = PVRDMA_MAX_WR;
+inline constexpr uint32_t max_cqe_limit = PVRDMA_MAX_CQE;
 
 // Most pages of an event ring, state page included. Linux's driver uses 4.
 inline constexpr uint32_t max_event_ring_pages = 64;
@@ -47,7 +47,7 @@ PvrdmaConfig fit_to_host(const PvrdmaConfig& config, const ibv_device_attr& host
 // What the backend must serve.
 Limits limits_of(const PvrdmaConfig& config);
 
-class PvrdmaDevice final : public Device, public BackendClient {
+class PvrdmaDevice final : public Device {
 public:
     // config: one that check_config finds nothing wrong with. backend: created
     // with limits_of(config).
@@ -77,21 +77,21 @@ public:
 
     // What the device itself keeps of its objects.
     struct Qp {
-        pvrdma::GuestRing sq;
-        pvrdma::GuestRing rq; // without slots where an SRQ takes its place
+        GuestRing sq;
+        GuestRing rq; // without slots where an SRQ takes its place
         pvrdma::SendLimits send_limits;
         uint32_t max_recv_sge;
         bool ring_failed = false; // the guest has been told
     };
     struct Cq {
-        pvrdma::GuestRing ring;
+        GuestRing ring;
         bool armed = false;
         bool armed_solicited = false;
         bool overrun = false;     // in error: takes no completions any more
         bool notify_late = false; // in _late_notifications
     };
     struct Srq {
-        pvrdma::GuestRing ring;
+        GuestRing ring;
         uint32_t max_sge;
         bool ring_failed = false; // the guest has been told
     };
@@ -160,7 +160,7 @@ private:
 
     // data_path.cc
     template <typename Object, typename Request, typename Read>
-    bool pull(uint32_t handle, Object& object, pvrdma::GuestRing& ring, Request& out, Read&& read);
+    bool pull(uint32_t handle, Object& object, GuestRing& ring, Request& out, Read&& read);
     void report_ring_failure(uint32_t qp, Qp& object);
     void report_ring_failure(uint32_t srq, Srq& object);
 
@@ -198,15 +198,15 @@ private:
     bool _link_up = false; // what the guest has been told last
     uint64_t _command_slot = 0;
     uint64_t _response_slot = 0;
-    pvrdma::GuestRing _async_ring;
-    pvrdma::GuestRing _cq_notification_ring;
+    GuestRing _async_ring;
+    GuestRing _cq_notification_ring;
     // CQs whose notification found no room in the ring, oldest first.
     std::vector<uint32_t> _late_notifications;
 
     // By handle, which is the backend's id.
-    pvrdma::ObjectTable<Qp> _qps;
-    pvrdma::ObjectTable<Cq> _cqs;
-    pvrdma::ObjectTable<Srq> _srqs;
+    HandleTable<Qp> _qps{UINT32_MAX};
+    HandleTable<Cq> _cqs{UINT32_MAX};
+    HandleTable<Srq> _srqs{UINT32_MAX};
     HandleTable<Context> _contexts;
     IdlePolls _idle_polls;
 };

@@ -37,24 +37,6 @@ struct DeviceState {
     std::vector<uint32_t> late_notifications;
 };
 
-// most: pages; where it is not given, those that the entries take, and exactly those.
-template <typename Archive>
-void describe(Archive& a, GuestRing& ring, std::optional<uint32_t> most = {})
-{
-    uint64_t state = ring.state();
-    uint32_t entry_size = ring.entry_size();
-    uint32_t slots = ring.slots();
-    std::vector<uint64_t> pages = ring.pages();
-    a.u64("state", state);
-    a.u32("entry_size", entry_size);
-    a.u32("slots", slots);
-    a.pages("pages", pages,
-            most.value_or(std::min(GuestRing::pages_for(entry_size, slots), max_ring_pages)));
-    if constexpr (Archive::is_reader) {
-        ring = GuestRing(state, std::move(pages), entry_size, slots);
-    }
-}
-
 template <typename Archive>
 void describe(Archive& a, DeviceState& device)
 {
@@ -79,6 +61,24 @@ void describe(Archive& a, DeviceState& device)
 } // namespace rdma::pvrdma
 
 namespace rdma {
+
+// most: pages; where it is not given, those that the entries take, and exactly those.
+template <typename Archive>
+void describe(Archive& a, GuestRing& ring, std::optional<uint32_t> most = {})
+{
+    uint64_t state = ring.state();
+    uint32_t entry_size = ring.entry_size();
+    uint32_t slots = ring.slots();
+    std::vector<uint64_t> pages = ring.pages();
+    a.u64("state", state);
+    a.u32("entry_size", entry_size);
+    a.u32("slots", slots);
+    a.pages("pages", pages,
+            most.value_or(std::min(GuestRing::pages_for(entry_size, slots), pvrdma::max_ring_pages)));
+    if constexpr (Archive::is_reader) {
+        ring = GuestRing(state, std::move(pages), entry_size, slots);
+    }
+}
 
 template <typename Archive>
 void describe(Archive& a, uint32_t& handle, PvrdmaDevice::Cq& cq)

@@ -167,7 +167,7 @@ void Machine::plug()
     _device_host.reset(new Host{this});
     _deadline = INT64_MAX;
     _stopped = false;
-    _device = pvrdma_device_create(&_config, &ops, _device_host.get(), &error);
+    _device = pvrdma_device_create(&_config, nullptr, &ops, _device_host.get(), &error);
     if (!_device) {
         broken();
     }
@@ -347,17 +347,17 @@ uint64_t Machine::read_bar(unsigned bar, uint64_t offset, unsigned size)
 
 void Machine::write_register(uint32_t offset, uint32_t value)
 {
-    write_bar(RDMA_BAR_REGS, offset, value);
+    write_bar(PVRDMA_BAR_REGS, offset, value);
 }
 
 uint32_t Machine::read_register(uint32_t offset)
 {
-    return static_cast<uint32_t>(read_bar(RDMA_BAR_REGS, offset));
+    return static_cast<uint32_t>(read_bar(PVRDMA_BAR_REGS, offset));
 }
 
 void Machine::ring(uint32_t uar_page, uint32_t offset, uint32_t value)
 {
-    write_bar(RDMA_BAR_UAR, uint64_t{uar_page} * page_size + offset, value);
+    write_bar(PVRDMA_BAR_UAR, uint64_t{uar_page} * page_size + offset, value);
 }
 
 void Machine::bring_up()

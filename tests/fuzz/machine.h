@@ -16,7 +16,7 @@
 
 #include "pvrdma_abi.h"
 #include "queue_abi.h"
-#include "rdma_device.h"
+#include "pvrdma.h"
 
 namespace rdma::fuzz {
 

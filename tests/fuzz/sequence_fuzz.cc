@@ -75,7 +75,7 @@ void run(FuzzedDataProvider& data)
             machine.write_register(reg_request, 0);
             break;
         case 3:
-            machine.write_bar(RDMA_BAR_UAR, uar_qp_offset, uar_qp_send | 2);
+            machine.write_bar(PVRDMA_BAR_UAR, uar_qp_offset, uar_qp_send | 2);
             break;
         case 4:
             machine.reset();

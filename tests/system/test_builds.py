@@ -43,8 +43,8 @@ def test_qemu_is_built_for_an_edit_in_any_folder(tree):
 
 def test_qemu_is_built_for_a_new_folder(tree):
     before = shell(tree, "qemu_inputs")
-    (tree / "core").mkdir()
-    (tree / "core/new.h").write_text("// new\n")
+    (tree / "contrib").mkdir()
+    (tree / "contrib/new.h").write_text("// new\n")
     assert shell(tree, "qemu_inputs") != before
 
 

@@ -359,14 +359,14 @@ public:
     }
 
     // Registers and doorbells.
-    uint32_t read(uint64_t offset) { return device.bar_read(RDMA_BAR_REGS, offset, 4); }
+    uint32_t read(uint64_t offset) { return device.bar_read(PVRDMA_BAR_REGS, offset, 4); }
     void write(uint64_t offset, uint32_t value)
     {
-        device.bar_write(RDMA_BAR_REGS, offset, value, 4);
+        device.bar_write(PVRDMA_BAR_REGS, offset, value, 4);
     }
     void ring(uint64_t offset, uint32_t value, uint64_t uar_page = 1)
     {
-        device.bar_write(RDMA_BAR_UAR, uar_page * 4096 + offset, value, 4);
+        device.bar_write(PVRDMA_BAR_UAR, uar_page * 4096 + offset, value, 4);
     }
 
     // Bring-up.

@@ -53,8 +53,8 @@ TEST_F(PvrdmaRegisters, an_unknown_register_reads_0_and_is_counted)
 
 TEST_F(PvrdmaRegisters, another_size_than_4_is_refused)
 {
-    EXPECT_EQ(guest.device.bar_read(RDMA_BAR_REGS, reg_version, 1), 0u);
-    guest.device.bar_write(RDMA_BAR_REGS, reg_imr, 0, 8);
+    EXPECT_EQ(guest.device.bar_read(PVRDMA_BAR_REGS, reg_version, 1), 0u);
+    guest.device.bar_write(PVRDMA_BAR_REGS, reg_imr, 0, 8);
     EXPECT_EQ(guest.read(reg_imr), ~0u);
     EXPECT_EQ(guest.stats.guest_register_errors, 2u);
 }

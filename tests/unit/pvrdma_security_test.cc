@@ -39,9 +39,10 @@ TEST(PvrdmaCreation, Cve2018_20123_a_device_that_cannot_be_made_leaves_nothing)
 {
     PvrdmaConfig bad = default_config();
     bad.max_qp = 1;
+    RdmaHostOps unused{};
     for (int i = 0; i < 10; ++i) {
         char* error = nullptr;
-        EXPECT_EQ(pvrdma_device_create(&bad, nullptr, nullptr, &error), nullptr);
+        EXPECT_EQ(pvrdma_device_create(&bad, nullptr, &unused, nullptr, &error), nullptr);
         ASSERT_NE(error, nullptr);
         std::free(error);
     }
@@ -134,7 +135,7 @@ TEST_F(PvrdmaSecurity, Cve2018_20191_doorbell_pages_can_be_read)
 {
     for (uint64_t offset : {0u, 4u, 8u, 12u, 4092u, 1023u * 4096u}) {
         for (unsigned size : {1u, 2u, 4u, 8u}) {
-            EXPECT_EQ(guest.device.bar_read(RDMA_BAR_UAR, offset, size), 0u);
+            EXPECT_EQ(guest.device.bar_read(PVRDMA_BAR_UAR, offset, size), 0u);
         }
     }
 }

@@ -55,8 +55,8 @@ struct PvrdmaState : testing::Test {
 TEST_F(PvrdmaState, a_device_that_no_driver_has_touched_can_be_taken_over)
 {
     auto device = taken_over();
-    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_version, 4), 20u);
-    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_imr, 4), ~0u);
+    EXPECT_EQ(device->bar_read(PVRDMA_BAR_REGS, reg_version, 4), 20u);
+    EXPECT_EQ(device->bar_read(PVRDMA_BAR_REGS, reg_imr, 4), ~0u);
 }
 
 TEST_F(PvrdmaState, registers_stay)
@@ -67,8 +67,8 @@ TEST_F(PvrdmaState, registers_stay)
     uint32_t error = guest.read(reg_err);
     ASSERT_NE(error, 0u);
     auto device = taken_over();
-    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_err, 4), error);
-    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_imr, 4), 2u);
+    EXPECT_EQ(device->bar_read(PVRDMA_BAR_REGS, reg_err, 4), error);
+    EXPECT_EQ(device->bar_read(PVRDMA_BAR_REGS, reg_imr, 4), 2u);
 }
 
 TEST_F(PvrdmaState, the_command_channel_goes_on)
@@ -78,8 +78,8 @@ TEST_F(PvrdmaState, the_command_channel_goes_on)
     CmdCreatePd cmd{};
     cmd.hdr = {.response = 99, .cmd = cmd_create_pd, .reserved = 0};
     guest.ram.at<CmdCreatePd>(guest.command_slot) = cmd;
-    device->bar_write(RDMA_BAR_REGS, reg_request, 0, 4);
-    EXPECT_EQ(device->bar_read(RDMA_BAR_REGS, reg_err, 4), 0u);
+    device->bar_write(PVRDMA_BAR_REGS, reg_request, 0, 4);
+    EXPECT_EQ(device->bar_read(PVRDMA_BAR_REGS, reg_err, 4), 0u);
     EXPECT_EQ(guest.response<RespHdr>().response, 99u);
     EXPECT_EQ(new_host.irqs[vector_response], 1);
 }
@@ -150,7 +150,7 @@ TEST_F(PvrdmaState, event_rings_and_late_notifications_stay)
     for (int i = 0; i < 1024; ++i) {
         ASSERT_EQ(notifications.take<uint32_t>(), cqs[static_cast<size_t>(i)].handle);
     }
-    device->bar_write(RDMA_BAR_UAR, 4096 + uar_cq_offset, cqs[0].handle | uar_cq_arm, 4);
+    device->bar_write(PVRDMA_BAR_UAR, 4096 + uar_cq_offset, cqs[0].handle | uar_cq_arm, 4);
     for (int i = 1024; i < 1030; ++i) {
         ASSERT_EQ(notifications.take<uint32_t>(), cqs[static_cast<size_t>(i)].handle);
     }

@@ -21,7 +21,7 @@
 #include "backend.h"
 #include "pvrdma_abi.h"
 #include "queue_abi.h"
-#include "rdma_device.h"
+#include "pvrdma.h"
 
 namespace rdma::test {
 
@@ -131,8 +131,9 @@ public:
         : ram(ram_size), _number(number)
     {
         char* error = nullptr;
-        _device = port ? pvrdma_device_create_verbs(&config, port, &ops, this, &error)
-                       : pvrdma_device_create(&config, &ops, this, &error);
+        RdmaBackendConfig backend{.name = port ? "verbs" : "roce",
+                                  .port = port ? *port : RdmaHostPortConfig{}};
+        _device = pvrdma_device_create(&config, &backend, &ops, this, &error);
         if (!_device) {
             throw std::runtime_error(error);
         }
@@ -183,7 +184,7 @@ public:
         cmd.hdr = {0, number, 0};
         ram.at<Cmd>(_command_slot) = cmd;
         write(reg_request, 0);
-        int error = static_cast<int>(rdma_device_bar_read(_device, RDMA_BAR_REGS, reg_err, 4));
+        int error = static_cast<int>(rdma_device_bar_read(_device, PVRDMA_BAR_REGS, reg_err, 4));
         // The failure of MODIFY_QP is in the response alone.
         return error != 0 ? error : ram.at<RespHdr>(_response_slot).err;
     }
@@ -431,11 +432,11 @@ private:
     static uint32_t handle_of(const RespHandle& resp) { return resp.handle; }
     void write(uint32_t offset, uint32_t value)
     {
-        rdma_device_bar_write(_device, RDMA_BAR_REGS, offset, value, 4);
+        rdma_device_bar_write(_device, PVRDMA_BAR_REGS, offset, value, 4);
     }
     void ring(uint32_t offset, uint32_t value)
     {
-        rdma_device_bar_write(_device, RDMA_BAR_UAR, page_size + offset, value, 4);
+        rdma_device_bar_write(_device, PVRDMA_BAR_UAR, page_size + offset, value, 4);
     }
     static WholeDevice& self(void* opaque) { return *static_cast<WholeDevice*>(opaque); }
 

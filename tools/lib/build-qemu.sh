@@ -117,10 +117,10 @@ copy_glue() {
     while read -r file; do
         cmp -s "$top/$file" "$target/ours/$file" ||
             install -D -m 644 "$top/$file" "$target/ours/$file"
-    done < <(cd "$top" && find hw -type f)
+    done < <(cd "$top" && find core backend hw -type f)
     while read -r file; do
         [ -e "$top/$file" ] || rm "$target/ours/$file"
-    done < <(cd "$target/ours" && find hw -type f)
+    done < <(cd "$target/ours" && find . -type f -printf '%P\n')
 }
 
 # The archive keeps its time when it has not changed, so that QEMU is not linked

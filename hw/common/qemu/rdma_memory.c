@@ -3,9 +3,6 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
-#include "exec/address-spaces.h"
-#include "exec/ramblock.h"
-#include "system/tcg.h"
 #ifdef RDMA_FUZZ
 #include "hw/boards.h"
 #endif

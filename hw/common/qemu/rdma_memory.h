@@ -6,7 +6,7 @@
 #ifndef HW_RDMA_MEMORY_H
 #define HW_RDMA_MEMORY_H
 
-#include "exec/memory.h"
+#include "compat.h"
 #include "rdma_device.h"
 
 typedef struct RdmaMemory {

@@ -12,7 +12,7 @@
 #include "hw/net/vmxnet3_defs.h"
 #include "hw/pci/pci.h"
 #include "net/vhost_net.h"
-#include "system/runstate.h"
+#include "compat.h"
 #include "rdma_nic.h"
 
 #define TYPE_FILTER_RDMA "filter-rdma"
@@ -333,7 +333,7 @@ static void filter_rdma_cleanup(NetFilterState *nf)
     }
 }
 
-static void filter_rdma_class_init(ObjectClass *klass, void *data)
+static void filter_rdma_class_init(ObjectClass *klass, RdmaClassData *data)
 {
     NetFilterClass *nfc = NETFILTER_CLASS(klass);
 

@@ -17,7 +17,7 @@
 
 #include "guest_memory.h"
 
-namespace rdma::pvrdma {
+namespace rdma {
 
 class GuestRing {
 public:
@@ -118,4 +118,4 @@ private:
     uint32_t _slots = 0;
 };
 
-} // namespace rdma::pvrdma
+} // namespace rdma

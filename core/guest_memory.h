@@ -15,7 +15,7 @@
 #include <span>
 #include <vector>
 
-#include "rdma_device.h"
+#include "rdma_host.h"
 
 namespace rdma {
 

@@ -13,16 +13,16 @@
 
 #include "engine.h"
 #include "growing_ring.h"
-#include "rdma_device.h"
+#include "rdma_host.h"
 
-namespace rdma {
+namespace rdma::roce {
 
-class Executor final : public roce::Link {
+class Executor final : public Link {
 public:
     Executor(const RdmaHostOps& ops, void* opaque, Statistics& stats)
         : _ops(ops), _opaque(opaque), _stats(stats)
     {}
-    void attach(roce::Engine& engine) { _engine = &engine; }
+    void attach(Engine& engine) { _engine = &engine; }
 
     // A frame on its way to the NIC. True: it was for the engine.
     bool receive(std::span<const uint8_t> frame);
@@ -66,13 +66,13 @@ private:
     const RdmaHostOps& _ops;
     void* _opaque;
     Statistics& _stats;
-    roce::Engine* _engine = nullptr;
+    Engine* _engine = nullptr;
     GrowingRing<std::vector<uint8_t>> _waiting;
     std::vector<uint8_t> _received; // the one of them being received
     bool _running = false;
     bool _stopped = false;
     bool _refuse = false; // while stopped
-    int64_t _deadline = roce::no_deadline; // as last given to set_timer
+    int64_t _deadline = no_deadline; // as last given to set_timer
 };
 
-} // namespace rdma
+} // namespace rdma::roce

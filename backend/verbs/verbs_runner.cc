@@ -3,20 +3,20 @@
 // The verbs backend in whatever thread the host calls: a doorbell gives requests
 // to the host's device at once, and its events come through a descriptor that the
 // host watches. No thread of our own, no lock but the device's.
-#include "verbs_runner.h"
-
+#include "runner.h"
 #include "verbs_backend.h"
 
-namespace rdma {
+namespace rdma::verbs {
 
 namespace {
 
 class VerbsRunner final : public Runner {
 public:
-    VerbsRunner(std::shared_ptr<verbs::HostPort> port, const Limits& limits, GuestMemory& memory,
-                Statistics& stats, DeviceHost& host)
-        : _backend(std::move(port), limits, memory, stats,
-                   [&host](int level, std::string_view message) { host.log(level, message); })
+    VerbsRunner(std::shared_ptr<HostPort> port, const Limits& limits, const RunnerParts& parts)
+        : _backend(std::move(port), limits, parts.memory, parts.stats,
+                   [&ops = parts.ops, opaque = parts.opaque](int level, std::string_view message) {
+                       ops.log(opaque, level, std::string(message).c_str());
+                   })
     {
     }
 
@@ -36,26 +36,31 @@ public:
     void handle_events() override { _backend.handle_events(); }
 
 private:
-    verbs::VerbsBackend _backend;
+    VerbsBackend _backend;
+};
+
+class OpenedVerbs final : public OpenedBackend {
+public:
+    explicit OpenedVerbs(const RdmaHostPortConfig& config)
+        : _port(std::make_shared<HostPort>(config))
+    {
+    }
+
+    const ibv_device_attr* host_attributes() const override { return &_port->attributes(); }
+    std::unique_ptr<Runner> make_runner(const Limits& limits, const RunnerParts& parts) override
+    {
+        return std::make_unique<VerbsRunner>(_port, limits, parts);
+    }
+
+private:
+    std::shared_ptr<HostPort> _port;
 };
 
 } // namespace
 
-std::shared_ptr<verbs::HostPort> open_host_port(const RdmaHostPortConfig& config)
+std::unique_ptr<OpenedBackend> open(const RdmaBackendConfig& config)
 {
-    return std::make_shared<verbs::HostPort>(config);
+    return std::make_unique<OpenedVerbs>(config.port);
 }
 
-const ibv_device_attr& host_attributes(const verbs::HostPort& port)
-{
-    return port.attributes();
-}
-
-std::unique_ptr<Runner> make_verbs_runner(std::shared_ptr<verbs::HostPort> port,
-                                          const Limits& limits, GuestMemory& memory,
-                                          Statistics& stats, DeviceHost& host)
-{
-    return std::make_unique<VerbsRunner>(std::move(port), limits, memory, stats, host);
-}
-
-} // namespace rdma
+} // namespace rdma::verbs

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The engine and its executor.
+#include <stdexcept>
+
 #include "executor.h"
 #include "runner.h"
 
-namespace rdma {
+namespace rdma::roce {
 
 namespace {
 
 class RoceRunner final : public Runner {
 public:
-    RoceRunner(const Limits& limits, const RdmaHostOps& ops, void* opaque, GuestMemory& memory,
-               Statistics& stats)
-        : _executor(ops, opaque, stats), _engine(limits, memory, stats, _executor)
+    RoceRunner(const Limits& limits, const RunnerParts& parts)
+        : _executor(parts.ops, parts.opaque, parts.stats),
+          _engine(limits, parts.memory, parts.stats, _executor)
     {
         _executor.attach(_engine);
     }
@@ -34,15 +36,25 @@ public:
 
 private:
     Executor _executor;
-    roce::Engine _engine;
+    Engine _engine;
+};
+
+class OpenedRoce final : public OpenedBackend {
+public:
+    std::unique_ptr<Runner> make_runner(const Limits& limits, const RunnerParts& parts) override
+    {
+        return std::make_unique<RoceRunner>(limits, parts);
+    }
 };
 
 } // namespace
 
-std::unique_ptr<Runner> make_roce_runner(const Limits& limits, const RdmaHostOps& ops, void* opaque,
-                                         GuestMemory& memory, Statistics& stats)
+std::unique_ptr<OpenedBackend> open(const RdmaBackendConfig& config)
 {
-    return std::make_unique<RoceRunner>(limits, ops, opaque, memory, stats);
+    if (config.port.ibdev) {
+        throw std::runtime_error("property 'ibdev' is for backend=verbs");
+    }
+    return std::make_unique<OpenedRoce>();
 }
 
-} // namespace rdma
+} // namespace rdma::roce

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A backend and what drives it: brings it packets, time and the host's events.
-// The C boundary knows backends by this alone. The calls are those of
-// rdma_device.h, whose lock is held; a runner of a backend without packets or
-// without host events leaves theirs as they are here.
+// Devices know backends by this alone. The calls are those of rdma_device.h, whose lock is
+// held; a runner of a backend without packets or without host events leaves theirs as they
+// are here.
+//
+// A further backend is a folder, with an OpenedBackend, and a line in backends.cc.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +15,10 @@
 #include <string>
 
 #include "backend.h"
-#include "device.h"
 #include "guest_memory.h"
-#include "rdma_device.h"
+#include "rdma_backend.h"
+#include "rdma_host.h"
+#include "statistics.h"
 
 namespace rdma {
 
@@ -55,8 +58,34 @@ public:
     virtual void handle_events() {}
 };
 
-// ops: stay where they are, and may become others.
-std::unique_ptr<Runner> make_roce_runner(const Limits& limits, const RdmaHostOps& ops, void* opaque,
-                                         GuestMemory& memory, Statistics& stats);
+// What a runner stands on. All stays where it is as long as the runner; ops may become others.
+struct RunnerParts {
+    const RdmaHostOps& ops;
+    void* opaque; // of ops
+    GuestMemory& memory;
+    Statistics& stats;
+};
+
+// A backend that has been chosen and found to work, before the device's limits are known.
+class OpenedBackend {
+public:
+    virtual ~OpenedBackend() = default;
+    // What the host's device behind it can do; null where there is none.
+    virtual const ibv_device_attr* host_attributes() const { return nullptr; }
+    // limits: no higher than host_attributes(). Once.
+    virtual std::unique_ptr<Runner> make_runner(const Limits& limits, const RunnerParts& parts) = 0;
+};
+
+// config: null for roce. Throws std::runtime_error with what is wrong, for whoever gave the
+// properties.
+std::unique_ptr<OpenedBackend> open_backend(const RdmaBackendConfig* config);
+
+namespace roce {
+std::unique_ptr<OpenedBackend> open(const RdmaBackendConfig& config);
+}
+// Built without libibverbs (no_verbs.cc), open() says so.
+namespace verbs {
+std::unique_ptr<OpenedBackend> open(const RdmaBackendConfig& config);
+}
 
 } // namespace rdma

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-namespace rdma {
+namespace rdma::roce {
 
 namespace {
 
@@ -40,7 +40,7 @@ bool Executor::receive(std::span<const uint8_t> frame)
         return true;
     }
     if (_running) {
-        if (_waiting.size() >= max_waiting || frame.size() > roce::max_frame) {
+        if (_waiting.size() >= max_waiting || frame.size() > max_frame) {
             ++_stats.drop_congestion;
             return true;
         }
@@ -54,7 +54,7 @@ bool Executor::receive(std::span<const uint8_t> frame)
 
 void Executor::timer()
 {
-    _deadline = roce::no_deadline;
+    _deadline = no_deadline;
     if (_stopped || _running) {
         return; // start(), or the run that is under way, sets it again
     }
@@ -121,7 +121,7 @@ void Executor::reset()
     _waiting.clear();
     _engine->set_resting(_stopped);
     _engine->tx_ready();
-    _deadline = roce::no_deadline; // of before
+    _deadline = no_deadline; // of before
     update_timer();
 }
 
@@ -144,7 +144,7 @@ void Executor::start()
         _engine->set_resting(false);
         _engine->start(_ops.now(_opaque));
         // A timer of before the stop is of no meaning any more.
-        _deadline = roce::no_deadline;
+        _deadline = no_deadline;
         run();
     }
 }
@@ -170,4 +170,4 @@ uint32_t Executor::mtu()
     return info.mtu;
 }
 
-} // namespace rdma
+} // namespace rdma::roce
