@@ -91,6 +91,8 @@ private:
 
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
+    void refuse(const Listener& listener);
+    void drop_oldest_stranger();
     void work(Connection& connection, uint32_t events);
     bool is_trusted(const Connection& connection) const;
     void receive(Connection& connection);
@@ -106,6 +108,7 @@ private:
     Log _log;
     int _epoll = -1;
     int _kick = -1; // an eventfd: there are connections to bury
+    int _spare = -1; // a descriptor that is given up to refuse a connection
     uint64_t _next_connection = 1;
     uint32_t _next_id = 1;
     std::map<uint64_t, std::unique_ptr<Connection>> _connections;

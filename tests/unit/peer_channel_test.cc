@@ -3,7 +3,9 @@
 // The control channel between devices, over the loopback interface: each device has an
 // address of 127.0.0.0/8. What comes from others is written by the test itself.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include "counted_heap.h"
 #include "peer_channel.h"
 
 namespace rdma::verbs {
@@ -103,23 +106,32 @@ protected:
         }
         return done();
     }
-    // A connection of nobody's that b has taken.
-    int connect_to_b()
+    sockaddr_in address_of(uint32_t address, uint16_t at)
+    {
+        sockaddr_in in{};
+        in.sin_family = AF_INET;
+        in.sin_port = htons(at);
+        in.sin_addr.s_addr = htonl(address);
+        return in;
+    }
+    // A connection of nobody's that b has taken, or will take.
+    int connect_to_b(uint32_t from = INADDR_LOOPBACK)
     {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_port = htons(port);
-        inet_pton(AF_INET, "127.0.1.2", &address.sin_addr);
-        EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+        sockaddr_in own = address_of(from, 0);
+        sockaddr_in to = address_of(0x7f000102, port);
+        EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&own), sizeof(own)), 0);
+        EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
         return fd;
+    }
+    static bool is_closed_now(int fd)
+    {
+        char byte;
+        return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
     }
     bool is_closed(int fd)
     {
-        return run_until([fd] {
-            char byte;
-            return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
-        });
+        return run_until([fd] { return is_closed_now(fd); });
     }
 
     uint16_t port = free_port();
@@ -280,6 +292,86 @@ TEST_F(PeerChannelTest, a_stranger_that_takes_no_answers_is_dropped_early)
     // Of 16 MB none can be answered but what the kernel takes.
     EXPECT_LT(sent, size_t{16} << 20);
     close(fd);
+}
+
+// What has been sent is not kept, also where there always is something more to send.
+TEST_F(PeerChannelTest, what_has_been_sent_takes_no_memory)
+{
+    constexpr size_t body = 65536;
+    constexpr size_t total = size_t{256} << 20;
+    int fd = connect_to_b();
+    std::vector<uint8_t> question;
+    append_frame(question, 1, 1, std::vector<uint8_t>(body));
+    std::vector<uint8_t> answers(1 << 20);
+    size_t asked = 0; // bytes, of whole questions or not
+    size_t read = 0;
+    size_t before = test::heap;
+    size_t most = 0;
+    bool ended = false;
+    EXPECT_TRUE(run_until([&] {
+        // Answers are as long as questions: 8 to 12 MB are on their way back, more than the
+        // kernel takes.
+        size_t offset = asked % question.size();
+        if (asked - read < size_t{12} << 20) {
+            ssize_t n = send(fd, question.data() + offset, question.size() - offset,
+                             MSG_DONTWAIT | MSG_NOSIGNAL);
+            asked += static_cast<size_t>(std::max<ssize_t>(n, 0));
+        }
+        if (asked - read > size_t{8} << 20) {
+            ssize_t n = recv(fd, answers.data(), answers.size(), MSG_DONTWAIT);
+            ended |= n == 0;
+            read += static_cast<size_t>(std::max<ssize_t>(n, 0));
+        }
+        most = std::max(most, test::heap - before);
+        b.asked.clear();
+        return ended || read >= total;
+    }));
+    EXPECT_FALSE(ended);
+    EXPECT_LT(most, size_t{64} << 20);
+    close(fd);
+}
+
+// Few: a QEMU has some 1000 descriptors in all.
+TEST_F(PeerChannelTest, strangers_take_no_more_than_a_few_connections_and_keep_no_peer_out)
+{
+    b.trusts = false;
+    std::vector<int> fds;
+    for (uint32_t i = 1; i <= 400; ++i) {
+        fds.push_back(connect_to_b(0x7f010000 + i)); // 127.1.x.y
+        b.channel.handle();
+    }
+    size_t open = 0;
+    for (int fd : fds) {
+        open += !is_closed_now(fd);
+    }
+    EXPECT_LE(open, 256u);
+    EXPECT_FALSE(is_closed_now(fds.back()));
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_TRUE(a.answered.at(0).body);
+    std::ranges::for_each(fds, close);
+}
+
+TEST_F(PeerChannelTest, without_descriptors_it_does_not_spin)
+{
+    std::vector<int> fds{connect_to_b(), connect_to_b()};
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    int lowest = dup(fds[0]); // of those that are free
+    close(lowest);
+    rlimit none{static_cast<rlim_t>(lowest), before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    unsigned turns = 0;
+    for (pollfd fd{b.channel.fd(), POLLIN, 0}; turns < 100 && poll(&fd, 1, 0) > 0; ++turns) {
+        b.channel.handle();
+    }
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_LT(turns, 100u) << "there always is something to do";
+    // Once there are some, others are taken.
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_TRUE(a.answered.at(0).body);
+    std::ranges::for_each(fds, close);
 }
 
 TEST_F(PeerChannelTest, connections_from_one_address_are_few)
