@@ -36,6 +36,8 @@ constexpr size_t max_unsent = 16 << 20;
 constexpr size_t max_unsent_to_stranger = 4096;
 // The largest frame by such a connection: one that asks for a QP has 20 bytes.
 constexpr size_t max_stranger_frame = 64;
+// Questions to one peer that it has not answered. A QP has one, and a driver one QP at a time.
+constexpr size_t max_unanswered = 1024;
 // Until a peer that does not answer counts as gone, milliseconds and seconds.
 constexpr int user_timeout = 2000;
 constexpr int keepalive_idle = 2;
@@ -111,7 +113,8 @@ struct PeerChannel::Connection {
     int fd = -1;
     PeerName name;
     bool outgoing = false;
-    bool stranger = false; // it was, when it was looked at last
+    bool stranger = false;  // it was, when it was looked at last
+    uint64_t looked_at = 0; // the turn when it was
     bool failed = false;
     uint32_t events = 0;
     std::vector<uint8_t> in;
@@ -235,6 +238,9 @@ uint32_t PeerChannel::ask(const PeerName& peer, PeerMessage kind, std::span<cons
         eventfd_write(_kick, 1);
         return id;
     }
+    if (connection->waiting.size() >= max_unanswered) {
+        fail(*connection);
+    }
     connection->waiting.insert(id);
     send(*connection, static_cast<uint16_t>(kind), id, body);
     return id;
@@ -248,9 +254,14 @@ void PeerChannel::answer(const Asker& asker, std::span<const uint8_t> body)
     }
 }
 
-bool PeerChannel::is_trusted(const Connection& connection) const
+// To find out takes a look at all QPs: once in a turn.
+bool PeerChannel::is_trusted(Connection& connection) const
 {
-    return connection.outgoing || _handler.is_peer(connection.name);
+    if (connection.looked_at != _turn) {
+        connection.looked_at = _turn;
+        connection.stranger = !connection.outgoing && !_handler.is_peer(connection.name);
+    }
+    return !connection.stranger;
 }
 
 void PeerChannel::send(Connection& connection, uint16_t kind, uint32_t id,
@@ -327,8 +338,7 @@ void PeerChannel::drop_oldest_stranger()
         if (!connection->stranger || connection->failed) {
             continue;
         }
-        connection->stranger = !_handler.is_peer(connection->name);
-        if (connection->stranger) {
+        if (!is_trusted(*connection)) {
             fail(*connection);
             return;
         }
@@ -360,8 +370,7 @@ void PeerChannel::accept(Listener& listener)
     if (incoming >= max_incoming || from_there >= max_incoming_from_one) {
         return;
     }
-    connection->stranger = !_handler.is_peer(connection->name);
-    if (connection->stranger && strangers >= max_strangers) {
+    if (!is_trusted(*connection) && strangers >= max_strangers) {
         drop_oldest_stranger();
     }
     expect_life(fd);
@@ -459,6 +468,7 @@ void PeerChannel::work(Connection& connection, uint32_t events)
 void PeerChannel::handle()
 {
     constexpr int max_events = 16;
+    ++_turn;
     eventfd_t ignored;
     eventfd_read(_kick, &ignored);
     epoll_event events[max_events];

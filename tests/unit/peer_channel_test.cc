@@ -82,11 +82,16 @@ struct Device final : PeerChannel::Handler {
                                      : std::nullopt});
     }
 
-    bool is_peer(const PeerName&) const override { return trusts; }
+    bool is_peer(const PeerName&) const override
+    {
+        ++looks;
+        return trusts;
+    }
 
     ibv_gid gid;
     bool answers = true;
     bool trusts = true;
+    mutable size_t looks = 0; // for whether somebody is a peer
     std::vector<Asked> asked;
     std::vector<Answer> answered;
     std::vector<std::string> logged;
@@ -329,6 +334,45 @@ TEST_F(PeerChannelTest, what_has_been_sent_takes_no_memory)
     EXPECT_FALSE(ended);
     EXPECT_LT(most, size_t{64} << 20);
     close(fd);
+}
+
+// Each look goes over all queue pairs: a peer with many small questions does not have it
+// done for each.
+TEST_F(PeerChannelTest, who_asks_is_looked_up_once_in_a_turn)
+{
+    int fd = connect_to_b();
+    std::vector<uint8_t> questions;
+    constexpr size_t count = 800;
+    for (size_t i = 0; i < count; ++i) {
+        append_frame(questions, 1, 1, std::vector<uint8_t>(64));
+    }
+    ASSERT_EQ(send(fd, questions.data(), questions.size(), 0), std::ssize(questions));
+    size_t turns = 0;
+    run_until([&] {
+        ++turns;
+        return b.asked.size() >= count;
+    });
+    EXPECT_EQ(b.asked.size(), count);
+    EXPECT_LE(b.looks, turns + 1);
+    close(fd);
+}
+
+TEST_F(PeerChannelTest, one_that_leaves_many_questions_open_has_gone)
+{
+    b.answers = false;
+    constexpr size_t count = 100'000;
+    for (size_t i = 0; i < count; ++i) {
+        a.channel.ask(b_of_a, PeerMessage::find, bytes_of("which?"));
+        if (i % 100 == 0) {
+            a.channel.handle();
+            b.channel.handle();
+            b.asked.clear();
+        }
+    }
+    run_until([&] { return a.answered.size() + 1024 >= count; });
+    EXPECT_GE(a.answered.size() + 1024, count);
+    EXPECT_TRUE(
+        std::ranges::none_of(a.answered, [](auto& answer) { return answer.body.has_value(); }));
 }
 
 // Few: a QEMU has some 1000 descriptors in all.
