@@ -279,6 +279,7 @@ private:
     int create_host_cq(Cq& cq);
     Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
     int reserve(Cq& cq, uint32_t requests);
+    int change_gid(uint32_t index, const std::function<int()>& change);
 
     // queue_pairs.cc
     Qp* find_qp(uint32_t id) const { return id == 1 ? _gsi.get() : _qps.find(id); }
