@@ -384,6 +384,8 @@ Status Engine::load_qp(const Section& section)
     count_qp_users(init, 1);
     _ctx.accepted += accepted;
     reserve_turns();
+    // It may have packets before the device starts.
+    _refusals.resize(std::max<size_t>(_refusals.size(), id + 1));
     return {};
 }
 

@@ -28,12 +28,16 @@ namespace {
 // Of those that others have made.
 constexpr size_t max_incoming = 4096;
 constexpr size_t max_incoming_from_one = 8;
+// Those among them of strangers: of more the oldest goes. QEMU's descriptors are few.
+constexpr size_t max_strangers = 256;
 // What a connection that is not read from may hold, and one by which nobody asks that this
 // device has to do with.
 constexpr size_t max_unsent = 16 << 20;
 constexpr size_t max_unsent_to_stranger = 4096;
 // The largest frame by such a connection: one that asks for a QP has 20 bytes.
 constexpr size_t max_stranger_frame = 64;
+// Questions to one peer that it has not answered. A QP has one, and a driver one QP at a time.
+constexpr size_t max_unanswered = 1024;
 // Until a peer that does not answer counts as gone, milliseconds and seconds.
 constexpr int user_timeout = 2000;
 constexpr int keepalive_idle = 2;
@@ -109,6 +113,8 @@ struct PeerChannel::Connection {
     int fd = -1;
     PeerName name;
     bool outgoing = false;
+    bool stranger = false;  // it was, when it was looked at last
+    uint64_t looked_at = 0; // the turn when it was
     bool failed = false;
     uint32_t events = 0;
     std::vector<uint8_t> in;
@@ -125,12 +131,13 @@ struct PeerChannel::Listener {
 };
 
 PeerChannel::PeerChannel(Handler& handler, uint16_t port, Log log)
-    : _handler(handler), _port(port), _log(std::move(log)),
-      _epoll(epoll_create1(EPOLL_CLOEXEC)), _kick(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
+    : _handler(handler), _port(port), _log(std::move(log)), _epoll(epoll_create1(EPOLL_CLOEXEC)),
+      _kick(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), _spare(eventfd(0, EFD_CLOEXEC))
 {
     epoll_event event{};
     event.events = EPOLLIN;
-    if (_epoll < 0 || _kick < 0 || epoll_ctl(_epoll, EPOLL_CTL_ADD, _kick, &event) != 0) {
+    if (_epoll < 0 || _kick < 0 || _spare < 0 ||
+        epoll_ctl(_epoll, EPOLL_CTL_ADD, _kick, &event) != 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
 }
@@ -140,6 +147,7 @@ PeerChannel::~PeerChannel()
     close();
     ::close(_epoll);
     ::close(_kick);
+    ::close(_spare);
 }
 
 void PeerChannel::close()
@@ -230,6 +238,9 @@ uint32_t PeerChannel::ask(const PeerName& peer, PeerMessage kind, std::span<cons
         eventfd_write(_kick, 1);
         return id;
     }
+    if (connection->waiting.size() >= max_unanswered) {
+        fail(*connection);
+    }
     connection->waiting.insert(id);
     send(*connection, static_cast<uint16_t>(kind), id, body);
     return id;
@@ -243,9 +254,14 @@ void PeerChannel::answer(const Asker& asker, std::span<const uint8_t> body)
     }
 }
 
-bool PeerChannel::is_trusted(const Connection& connection) const
+// To find out takes a look at all QPs: once in a turn.
+bool PeerChannel::is_trusted(Connection& connection) const
 {
-    return connection.outgoing || _handler.is_peer(connection.name);
+    if (connection.looked_at != _turn) {
+        connection.looked_at = _turn;
+        connection.stranger = !connection.outgoing && !_handler.is_peer(connection.name);
+    }
+    return !connection.stranger;
 }
 
 void PeerChannel::send(Connection& connection, uint16_t kind, uint32_t id,
@@ -306,12 +322,38 @@ void PeerChannel::bury()
     }
 }
 
+// There is no descriptor for a connection, which would wait, and have handle() called,
+// for ever: it ends.
+void PeerChannel::refuse(const Listener& listener)
+{
+    ::close(_spare);
+    ::close(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
+    _spare = eventfd(0, EFD_CLOEXEC);
+    drop_oldest_stranger();
+}
+
+void PeerChannel::drop_oldest_stranger()
+{
+    for (const auto& [number, connection] : _connections) {
+        if (!connection->stranger || connection->failed) {
+            continue;
+        }
+        if (!is_trusted(*connection)) {
+            fail(*connection);
+            return;
+        }
+    }
+}
+
 void PeerChannel::accept(Listener& listener)
 {
     SocketAddress from;
     from.size = sizeof(from.storage);
     int fd = accept4(listener.fd, from.get(), &from.size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE) {
+            refuse(listener);
+        }
         return;
     }
     auto connection = std::make_unique<Connection>();
@@ -319,12 +361,17 @@ void PeerChannel::accept(Listener& listener)
     connection->name = {listener.gid, gid_of(from.storage)};
     size_t incoming = 0;
     size_t from_there = 0;
+    size_t strangers = 0;
     for (const auto& [number, other] : _connections) {
         incoming += !other->outgoing;
+        strangers += other->stranger && !other->failed;
         from_there += !other->outgoing && other->name == connection->name;
     }
     if (incoming >= max_incoming || from_there >= max_incoming_from_one) {
         return;
+    }
+    if (!is_trusted(*connection) && strangers >= max_strangers) {
+        drop_oldest_stranger();
     }
     expect_life(fd);
     connection->number = _next_connection++;
@@ -343,6 +390,11 @@ void PeerChannel::flush(Connection& connection)
         ssize_t n = ::send(connection.fd, out.data() + connection.sent,
                            out.size() - connection.sent, MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+            // No more is moved than has been sent.
+            if (connection.sent >= out.size() / 2) {
+                out.erase(out.begin(), out.begin() + static_cast<ptrdiff_t>(connection.sent));
+                connection.sent = 0;
+            }
             return;
         }
         if (n <= 0) {
@@ -416,6 +468,7 @@ void PeerChannel::work(Connection& connection, uint32_t events)
 void PeerChannel::handle()
 {
     constexpr int max_events = 16;
+    ++_turn;
     eventfd_t ignored;
     eventfd_read(_kick, &ignored);
     epoll_event events[max_events];

@@ -91,8 +91,10 @@ private:
 
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
+    void refuse(const Listener& listener);
+    void drop_oldest_stranger();
     void work(Connection& connection, uint32_t events);
-    bool is_trusted(const Connection& connection) const;
+    bool is_trusted(Connection& connection) const;
     void receive(Connection& connection);
     bool take_frame(Connection& connection, const PeerFrame& frame);
     void send(Connection& connection, uint16_t kind, uint32_t id, std::span<const uint8_t> body);
@@ -106,6 +108,8 @@ private:
     Log _log;
     int _epoll = -1;
     int _kick = -1; // an eventfd: there are connections to bury
+    int _spare = -1; // a descriptor that is given up to refuse a connection
+    uint64_t _turn = 1; // handle()'s
     uint64_t _next_connection = 1;
     uint32_t _next_id = 1;
     std::map<uint64_t, std::unique_ptr<Connection>> _connections;

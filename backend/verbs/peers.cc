@@ -305,7 +305,15 @@ KeysAnswer VerbsBackend::take_keys(const PeerName& from, const KeysRequest& requ
 void VerbsBackend::suspend(const PeerName& from, const PeerChannel::Asker& asker,
                            const LinksRequest& request)
 {
-    Rest rest{asker, {}};
+    // One that asks again has its answer now: a peer does not decide how many wait.
+    std::erase_if(_rests, [&](const Rest& rest) {
+        bool again = rest.from == from;
+        if (again) {
+            _peer_channel->answer(rest.asker, encode(status_of(rest)));
+        }
+        return again;
+    });
+    Rest rest{from, asker, {}};
     for (const QpLink& link : request.links) {
         Qp* qp = find_link(from, link);
         if (qp) {
@@ -319,24 +327,29 @@ void VerbsBackend::suspend(const PeerName& from, const PeerChannel::Asker& asker
     set_tick(true);
 }
 
+LinksAnswer VerbsBackend::status_of(const Rest& rest) const
+{
+    LinksAnswer answer;
+    for (uint32_t id : rest.qps) {
+        const Qp* qp = _qps.find(id);
+        answer.links.push_back(!qp                     ? LinkStatus::unknown
+                               : qp->sends.used() == 0 ? LinkStatus::quiet
+                                                       : LinkStatus::stalled);
+    }
+    return answer;
+}
+
 // Answers those who want QPs to rest that do. stalled: nothing has completed for long.
 void VerbsBackend::answer_rests(bool stalled)
 {
     std::erase_if(_rests, [&](const Rest& rest) {
-        LinksAnswer answer;
-        bool all_quiet = true;
-        for (uint32_t id : rest.qps) {
-            const Qp* qp = _qps.find(id);
-            bool quiet = !qp || qp->sends.used() == 0;
-            all_quiet &= quiet;
-            answer.links.push_back(!qp     ? LinkStatus::unknown
-                                   : quiet ? LinkStatus::quiet
-                                           : LinkStatus::stalled);
-        }
-        if (all_quiet || stalled) {
+        LinksAnswer answer = status_of(rest);
+        auto& links = answer.links;
+        bool done = stalled || std::ranges::find(links, LinkStatus::stalled) == links.end();
+        if (done) {
             _peer_channel->answer(rest.asker, encode(answer));
         }
-        return all_quiet || stalled;
+        return done;
     });
 }
 

@@ -18,6 +18,7 @@
 
 #include <fmt/format.h>
 
+#include "gid.h"
 #include "request_batch.h"
 
 namespace rdma::verbs {
@@ -571,21 +572,33 @@ int VerbsBackend::destroy_srq(uint32_t id)
 int VerbsBackend::add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                           std::optional<uint16_t>)
 {
-    int error = _dead ? EIO : _gids.add(index, gid, type);
-    if (error == 0 && _peer_channel) {
-        _peer_channel->listen(gid);
-    }
-    tell_addresses();
-    return error;
+    return change_gid(index, [&] { return _dead ? EIO : _gids.add(index, gid, type); });
 }
 
 int VerbsBackend::del_gid(uint32_t index)
 {
-    const ibv_gid* gid = _gids.find(index);
-    if (gid && _peer_channel) {
-        _peer_channel->ignore(*gid);
+    return change_gid(index, [&] { return _gids.remove(index); });
+}
+
+// change() may put another address in the place of the index, or none. Peers find those that
+// there are.
+int VerbsBackend::change_gid(uint32_t index, const std::function<int()>& change)
+{
+    const ibv_gid* found = _gids.find(index);
+    std::optional<ibv_gid> before = found ? std::optional(*found) : std::nullopt;
+    int error = change();
+    const ibv_gid* after = _gids.find(index);
+    if (_peer_channel && before) {
+        bool is_left = false;
+        _gids.for_each(
+            [&](uint32_t, const ibv_gid& gid, uint32_t) { is_left |= same_gid(gid, *before); });
+        if (!is_left) {
+            _peer_channel->ignore(*before);
+        }
     }
-    int error = _gids.remove(index);
+    if (_peer_channel && error == 0 && after) {
+        _peer_channel->listen(*after);
+    }
     tell_addresses();
     return error;
 }

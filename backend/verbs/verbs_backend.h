@@ -250,6 +250,12 @@ private:
         bool waiting = false; // in _waiting_qps: for an address
         bool touched = false; // in _touched
     };
+    // QPs that a peer wants to rest, before it moves.
+    struct Rest {
+        PeerName from;
+        PeerChannel::Asker asker;
+        std::vector<uint32_t> qps; // 0: no such QP
+    };
 
     enum class Queue : uint64_t { send = 1, recv = 2, srq = 3 };
     static uint64_t host_wr_id(Queue queue, uint32_t owner, uint32_t slot)
@@ -273,6 +279,7 @@ private:
     int create_host_cq(Cq& cq);
     Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
     int reserve(Cq& cq, uint32_t requests);
+    int change_gid(uint32_t index, const std::function<int()>& change);
 
     // queue_pairs.cc
     Qp* find_qp(uint32_t id) const { return id == 1 ? _gsi.get() : _qps.find(id); }
@@ -353,6 +360,7 @@ private:
     Qp* find_link(const PeerName& from, const QpLink& link);
     void suspend(const PeerName& from, const PeerChannel::Asker& asker,
                  const LinksRequest& request);
+    LinksAnswer status_of(const Rest& rest) const;
     void answer_rests(bool stalled);
     LinksAnswer resume(const PeerName& from, const LinksRequest& request);
     MoveAnswer take_moves(const PeerName& from, const MoveRequest& request);
@@ -442,12 +450,7 @@ private:
     std::map<PeerName, std::shared_ptr<Peer>> _peers;
     std::unordered_map<uint32_t, Answered> _questions;
     bool _answered = false; // one that a QP's change waits for
-    // QPs that a peer wants to rest, before it moves.
-    struct Rest {
-        PeerChannel::Asker asker;
-        std::vector<uint32_t> qps; // 0: no such QP
-    };
-    std::vector<Rest> _rests;
+    std::vector<Rest> _rests;                      // one of each peer at most
     std::vector<AddressHandles::Ticket> _arrivals; // look-ups for QPs that are connected later
     bool _resting = false;       // this device is about to stop: nothing is given to the host
     bool _told_to_rest = false;  // and its peers are

@@ -194,6 +194,17 @@ private:
         _m.ring(1, uar_qp_offset, uar_qp_send | qp.handle);
     }
 
+    // The device's state, in a new one that has not started yet.
+    void move()
+    {
+        auto state = _m.save();
+        _m.unplug();
+        _m.plug();
+        _m.stop();
+        if (!_m.load(state).empty()) {
+            abort(); // what a device saves it takes
+        }
+    }
     // Frames that come while the VM is stopped.
     void pause()
     {
@@ -202,6 +213,9 @@ private:
             frames.push_back(frame());
         } while (_data.ConsumeBool());
         _m.stop();
+        if (_data.ConsumeBool()) {
+            move();
+        }
         for (const auto& each : frames) {
             send(each);
         }

@@ -90,6 +90,25 @@ TEST_P(EngineStop, a_request_is_answered_with_rnr_nak_and_not_carried_out)
     EXPECT_TRUE(same(a_buffer, b_buffer, 100));
 }
 
+// A VM that has come and does not run yet, be it paused, has its QPs' packets already.
+TEST_P(EngineStop, a_request_to_a_device_that_has_not_started_yet_is_answered_too)
+{
+    for (int i = 0; i < 300; ++i) {
+        qb = b.create_qp(IBV_QPT_RC); // ids that are not among the lowest
+    }
+    connect_up();
+    network.stop(b);
+    if (GetParam() == Move::migrates) {
+        b.migrate(network.now);
+    }
+    post_write(1, 100);
+    EXPECT_FALSE(network.settle(1 * ms));
+    EXPECT_EQ(b.stats.stopped_rnr_naks_sent, 1u);
+    network.start(b);
+    EXPECT_TRUE(network.settle());
+    expect_done(1);
+}
+
 // timeout code 10: 4 ms.
 TEST_P(EngineStop, a_peer_with_one_retry_of_4_ms_lasts_2_s)
 {

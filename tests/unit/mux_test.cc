@@ -3,6 +3,7 @@
 // The daemon's server and the devices' end of its protocol, over real sockets, with a
 // stand-in for the host's ports.
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -119,6 +120,10 @@ protected:
         if (!allowed.empty()) {
             listeners[0].allowed = verbs::AddressPrefixes::parse(allowed).value();
         }
+        start(std::move(listeners), max_per_process);
+    }
+    void start(std::vector<mux::Listener> listeners, size_t max_per_process = Server::max_clients)
+    {
         server = std::make_unique<Server>(
             std::move(listeners),
             [this](const std::string& device, uint8_t port) {
@@ -702,6 +707,54 @@ TEST_F(Mux, a_socket_allows_the_addresses_that_it_has_been_given)
     b.port.set_addresses({address(0, 3, true)});
     settle({&a, &b});
     EXPECT_TRUE(b.log.empty());
+}
+
+// To share it is no way to have it.
+TEST_F(Mux, an_address_that_is_allowed_at_another_socket_is_not_shared)
+{
+    std::string others = path + ".2";
+    std::vector<mux::Listener> listeners;
+    listeners.push_back(mux::make_listener(path));
+    listeners.back().allowed = verbs::AddressPrefixes::parse("10.0.0.2+10.1.0.0/24").value();
+    listeners.push_back(mux::make_listener(others));
+    listeners.back().allowed = verbs::AddressPrefixes::parse("10.0.0.3").value();
+    start(std::move(listeners));
+    Device a(*this);
+    a.port.set_addresses({address(0, 2, true), address(1, 3, true), address(2, 4, true)});
+    settle({&a});
+    ASSERT_EQ(a.log.size(), 1u);
+    EXPECT_NE(a.log[0].find("let the guest have 10.1.0.1 for RDMA CM: its socket does not allow"),
+              std::string::npos)
+        << a.log[0];
+    // What comes for it is nobody's, and what would come from it goes nowhere.
+    host.incoming = {from(3, CmKind::req, 1)};
+    a.port.send(from(3, CmKind::req, 2));
+    settle({&a});
+    EXPECT_TRUE(a.received.empty());
+    EXPECT_TRUE(host.sent.empty());
+    std::filesystem::remove(others + ".lock");
+}
+
+TEST_F(Mux, a_daemon_without_descriptors_takes_clients_again_once_it_has_some)
+{
+    start();
+    int fd = connect_raw();
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    int lowest = dup(fd); // of those that are free
+    close(lowest);
+    rlimit none{static_cast<rlim_t>(lowest), before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    unsigned turns = 0;
+    for (pollfd ready{server->fd(), POLLIN, 0}; turns < 100 && poll(&ready, 1, 0) > 0; ++turns) {
+        server->run(0);
+    }
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_LT(turns, 100u) << "there always is something to do";
+    close(fd);
+    Device a(*this);
+    settle({&a});
+    EXPECT_EQ(host.opened, 1u);
 }
 
 } // namespace

@@ -3,7 +3,9 @@
 // The control channel between devices, over the loopback interface: each device has an
 // address of 127.0.0.0/8. What comes from others is written by the test itself.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include "counted_heap.h"
 #include "peer_channel.h"
 
 namespace rdma::verbs {
@@ -79,11 +82,16 @@ struct Device final : PeerChannel::Handler {
                                      : std::nullopt});
     }
 
-    bool is_peer(const PeerName&) const override { return trusts; }
+    bool is_peer(const PeerName&) const override
+    {
+        ++looks;
+        return trusts;
+    }
 
     ibv_gid gid;
     bool answers = true;
     bool trusts = true;
+    mutable size_t looks = 0; // for whether somebody is a peer
     std::vector<Asked> asked;
     std::vector<Answer> answered;
     std::vector<std::string> logged;
@@ -103,23 +111,32 @@ protected:
         }
         return done();
     }
-    // A connection of nobody's that b has taken.
-    int connect_to_b()
+    sockaddr_in address_of(uint32_t address, uint16_t at)
+    {
+        sockaddr_in in{};
+        in.sin_family = AF_INET;
+        in.sin_port = htons(at);
+        in.sin_addr.s_addr = htonl(address);
+        return in;
+    }
+    // A connection of nobody's that b has taken, or will take.
+    int connect_to_b(uint32_t from = INADDR_LOOPBACK)
     {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_port = htons(port);
-        inet_pton(AF_INET, "127.0.1.2", &address.sin_addr);
-        EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+        sockaddr_in own = address_of(from, 0);
+        sockaddr_in to = address_of(0x7f000102, port);
+        EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&own), sizeof(own)), 0);
+        EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
         return fd;
+    }
+    static bool is_closed_now(int fd)
+    {
+        char byte;
+        return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
     }
     bool is_closed(int fd)
     {
-        return run_until([fd] {
-            char byte;
-            return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
-        });
+        return run_until([fd] { return is_closed_now(fd); });
     }
 
     uint16_t port = free_port();
@@ -280,6 +297,132 @@ TEST_F(PeerChannelTest, a_stranger_that_takes_no_answers_is_dropped_early)
     // Of 16 MB none can be answered but what the kernel takes.
     EXPECT_LT(sent, size_t{16} << 20);
     close(fd);
+}
+
+// What has been sent is not kept, also where there always is something more to send.
+TEST_F(PeerChannelTest, what_has_been_sent_takes_no_memory)
+{
+    constexpr size_t body = 65536;
+    constexpr size_t total = size_t{96} << 20;
+    int fd = connect_to_b();
+    std::vector<uint8_t> question;
+    append_frame(question, 1, 1, std::vector<uint8_t>(body));
+    std::vector<uint8_t> answers(1 << 20);
+    size_t asked = 0; // bytes, of whole questions or not
+    size_t read = 0;
+    size_t before = test::heap;
+    size_t most = 0;
+    bool ended = false;
+    auto end = std::chrono::steady_clock::now() + 6 * patience;
+    while (!ended && read < total && std::chrono::steady_clock::now() < end) {
+        // Answers are as long as questions: 8 to 12 MB are on their way back, more than the
+        // kernel takes.
+        bool sends = asked - read < size_t{12} << 20;
+        bool reads = asked - read > size_t{8} << 20;
+        short events = static_cast<short>((sends ? POLLOUT : 0) | (reads ? POLLIN : 0));
+        pollfd fds[] = {{fd, events, 0}, {b.channel.fd(), POLLIN, 0}};
+        poll(fds, 2, 100);
+        if (sends) {
+            size_t offset = asked % question.size();
+            ssize_t n = send(fd, question.data() + offset, question.size() - offset,
+                             MSG_DONTWAIT | MSG_NOSIGNAL);
+            asked += static_cast<size_t>(std::max<ssize_t>(n, 0));
+        }
+        if (reads) {
+            ssize_t n = recv(fd, answers.data(), answers.size(), MSG_DONTWAIT);
+            ended = n == 0;
+            read += static_cast<size_t>(std::max<ssize_t>(n, 0));
+        }
+        b.channel.handle();
+        most = std::max(most, test::heap);
+        b.asked.clear();
+    }
+    EXPECT_GE(read, total);
+    EXPECT_FALSE(ended);
+    EXPECT_LT(most, before + (size_t{64} << 20));
+    close(fd);
+}
+
+// Each look goes over all queue pairs: a peer with many small questions does not have it
+// done for each.
+TEST_F(PeerChannelTest, who_asks_is_looked_up_once_in_a_turn)
+{
+    int fd = connect_to_b();
+    std::vector<uint8_t> questions;
+    constexpr size_t count = 800;
+    for (size_t i = 0; i < count; ++i) {
+        append_frame(questions, 1, 1, std::vector<uint8_t>(64));
+    }
+    ASSERT_EQ(send(fd, questions.data(), questions.size(), 0), std::ssize(questions));
+    size_t turns = 0;
+    run_until([&] {
+        ++turns;
+        return b.asked.size() >= count;
+    });
+    EXPECT_EQ(b.asked.size(), count);
+    EXPECT_LE(b.looks, turns + 1);
+    close(fd);
+}
+
+TEST_F(PeerChannelTest, one_that_leaves_many_questions_open_has_gone)
+{
+    b.answers = false;
+    constexpr size_t count = 100'000;
+    for (size_t i = 0; i < count; ++i) {
+        a.channel.ask(b_of_a, PeerMessage::find, bytes_of("which?"));
+        if (i % 100 == 0) {
+            a.channel.handle();
+            b.channel.handle();
+            b.asked.clear();
+        }
+    }
+    run_until([&] { return a.answered.size() + 1024 >= count; });
+    EXPECT_GE(a.answered.size() + 1024, count);
+    EXPECT_TRUE(
+        std::ranges::none_of(a.answered, [](auto& answer) { return answer.body.has_value(); }));
+}
+
+// Few: a QEMU has some 1000 descriptors in all.
+TEST_F(PeerChannelTest, strangers_take_no_more_than_a_few_connections_and_keep_no_peer_out)
+{
+    b.trusts = false;
+    std::vector<int> fds;
+    for (uint32_t i = 1; i <= 400; ++i) {
+        fds.push_back(connect_to_b(0x7f010000 + i)); // 127.1.x.y
+        b.channel.handle();
+    }
+    size_t open = 0;
+    for (int fd : fds) {
+        open += !is_closed_now(fd);
+    }
+    EXPECT_LE(open, 256u);
+    EXPECT_FALSE(is_closed_now(fds.back()));
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_TRUE(a.answered.at(0).body);
+    std::ranges::for_each(fds, close);
+}
+
+TEST_F(PeerChannelTest, without_descriptors_it_does_not_spin)
+{
+    std::vector<int> fds{connect_to_b(), connect_to_b()};
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    int lowest = dup(fds[0]); // of those that are free
+    close(lowest);
+    rlimit none{static_cast<rlim_t>(lowest), before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    unsigned turns = 0;
+    for (pollfd fd{b.channel.fd(), POLLIN, 0}; turns < 100 && poll(&fd, 1, 0) > 0; ++turns) {
+        b.channel.handle();
+    }
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_LT(turns, 100u) << "there always is something to do";
+    // Once there are some, others are taken.
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_TRUE(a.answered.at(0).body);
+    std::ranges::for_each(fds, close);
 }
 
 TEST_F(PeerChannelTest, connections_from_one_address_are_few)

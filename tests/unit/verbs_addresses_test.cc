@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Which addresses a guest gets for RDMA, on the stand-in for a host's devices.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "../backend/backend_test.h"
 #include "../backend/verbs_host.h"
 #include "stand_in_host.h"
@@ -17,14 +22,26 @@ protected:
         config.ibport = 1;
         config.gid_index = -1;
     }
-    int bind(const char* address)
+    int bind(const char* address, uint32_t index = 0)
     {
         if (!backend) {
             auto port = std::make_shared<verbs::HostPort>(config);
             backend.emplace(port, end.limits, end.memory, end.stats,
                             [this](int, std::string_view line) { log += line; });
         }
-        return backend->add_gid(0, gid_of(address), 2, {});
+        return backend->add_gid(index, gid_of(address), 2, {});
+    }
+    // Whether peers can reach the control channel there.
+    static bool is_open(const char* address)
+    {
+        sockaddr_in to{};
+        to.sin_family = AF_INET;
+        to.sin_port = htons(peer_port);
+        inet_pton(AF_INET, address, &to.sin_addr);
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        bool connected = connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0;
+        close(fd);
+        return connected;
     }
     std::string error_at_start()
     {
@@ -36,6 +53,7 @@ protected:
         return "none";
     }
 
+    static constexpr uint16_t peer_port = 4793;
     StandInHost host;
     RdmaHostPortConfig config{};
     BackendEnd end{small_limits()};
@@ -94,6 +112,25 @@ TEST_F(VerbsAddresses, that_are_no_list_are_refused_at_the_start)
     EXPECT_EQ(error_at_start(),
               "property 'gid-allow' is '10.0.0.1/24': '10.0.0.1/24' has bits set behind its prefix "
               "(a list such as 192.0.2.7+2001:db8::/64)");
+}
+
+TEST_F(VerbsAddresses, have_peers_as_long_as_the_guest_has_them)
+{
+    host.add_device("beta", {gid_of("127.0.4.1"), gid_of("127.0.4.2")});
+    config.ibdev = "beta";
+    config.peer_port = peer_port;
+    ASSERT_EQ(bind("127.0.4.1"), 0);
+    EXPECT_TRUE(is_open("127.0.4.1"));
+    // Another one in its place.
+    ASSERT_EQ(bind("127.0.4.2"), 0);
+    EXPECT_FALSE(is_open("127.0.4.1"));
+    EXPECT_TRUE(is_open("127.0.4.2"));
+    // The same one twice.
+    ASSERT_EQ(bind("127.0.4.2", 1), 0);
+    ASSERT_EQ(backend->del_gid(0), 0);
+    EXPECT_TRUE(is_open("127.0.4.2"));
+    ASSERT_EQ(bind("10.0.0.9", 1), EADDRNOTAVAIL); // which leaves none
+    EXPECT_FALSE(is_open("127.0.4.2"));
 }
 
 } // namespace

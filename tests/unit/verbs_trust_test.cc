@@ -72,6 +72,16 @@ public:
         return body;
     }
 
+    // Of all its questions, those that have been answered.
+    size_t take_answers()
+    {
+        size_t count = 0;
+        while (answer()) {
+            ++count;
+        }
+        return count;
+    }
+
     bool ended = false; // by the device
 
 private:
@@ -370,6 +380,32 @@ TEST_F(VerbsTrust, a_peer_with_more_keys_than_a_device_has_regions_is_not_believ
     }
     MoveAnswer moved;
     EXPECT_FALSE(ask(stranger, PeerMessage::move, encode(move), moved));
+}
+
+// While something is in flight, and the peer asks before that is found to go on for long.
+TEST_F(VerbsTrust, no_more_than_one_question_of_a_peer_waits_for_its_qps_to_rest)
+{
+    QpNumbers qp_a = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    QpNumbers qp_b = b.backend->create_qp(b.qp_init(IBV_QPT_RC)).value();
+    connect(qp_a, qp_b);
+    a.post_send(qp_a.id, send_request(IBV_WR_SEND, 1, area, 8, a.mr.lkey)); // b does not receive
+    Stranger peer(address_b, address_a);
+    constexpr size_t questions = 1000;
+    auto request = encode(LinksRequest{{{qp_a.qpn, qp_b.qpn}}});
+    size_t answered = 0;
+    for (size_t i = 0; i < questions; ++i) {
+        peer.ask(PeerMessage::suspend, request);
+        peer.work();
+        home_a.backend->handle_events();
+        answered += peer.take_answers();
+    }
+    EXPECT_GE(answered, questions - 100);
+    while (answered < questions && !peer.ended && Clock::now() < _end) {
+        peer.work();
+        work();
+        answered += peer.take_answers();
+    }
+    EXPECT_EQ(answered, questions);
 }
 
 } // namespace

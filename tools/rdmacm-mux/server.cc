@@ -2,6 +2,7 @@
 #include "server.h"
 
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -56,12 +57,15 @@ ssize_t send_packet(int fd, const T& message)
 
 Server::Server(std::vector<Listener> listeners, OpenPort open, Log log, size_t max_per_process)
     : _listeners(std::move(listeners)), _open(std::move(open)), _log(std::move(log)),
-      _max_per_process(max_per_process), _epoll(epoll_create1(EPOLL_CLOEXEC))
+      _max_per_process(max_per_process), _epoll(epoll_create1(EPOLL_CLOEXEC)),
+      _spare(eventfd(0, EFD_CLOEXEC))
 {
-    if (_epoll < 0) {
+    if (_epoll < 0 || _spare < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
-    watch_listeners(true);
+    for (uint64_t i = 0; i < _listeners.size(); ++i) {
+        watch(_listeners[i].fd, listener_tag | i);
+    }
 }
 
 Server::~Server()
@@ -70,6 +74,7 @@ Server::~Server()
         close(client.fd);
     }
     close(_epoll);
+    close(_spare);
 }
 
 void Server::watch(int fd, uint64_t what)
@@ -78,19 +83,6 @@ void Server::watch(int fd, uint64_t what)
     event.events = EPOLLIN;
     event.data.u64 = what;
     epoll_ctl(_epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
-// Whether new clients are let in: they wait at the sockets meanwhile.
-void Server::watch_listeners(bool on)
-{
-    for (uint64_t i = 0; i < _listeners.size(); ++i) {
-        if (on) {
-            watch(_listeners[i].fd, listener_tag | i);
-        } else {
-            epoll_ctl(_epoll, EPOLL_CTL_DEL, _listeners[i].fd, nullptr);
-        }
-    }
-    _accepting = on;
 }
 
 void Server::run(int timeout_ms)
@@ -118,15 +110,26 @@ void Server::accept_clients(const Listener& listener)
     for (unsigned i = 0; i < accepted_per_turn; ++i) {
         int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-                // Until somebody hangs up.
-                watch_listeners(false);
-                make_room(_clients.size(), [](const Client&) { return true; });
+            if ((errno == EMFILE || errno == ENFILE) &&
+                !make_room(_clients.size(), [](const Client&) { return true; })) {
+                refuse_without_descriptor(listener);
             }
             return;
         }
         accept_client(fd, listener);
     }
+}
+
+// It would wait, and run() would have something to do, for ever.
+void Server::refuse_without_descriptor(const Listener& listener)
+{
+    close(_spare);
+    int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        refuse(fd, "it has no descriptors left");
+        close(fd);
+    }
+    _spare = eventfd(0, EFD_CLOEXEC);
 }
 
 void Server::accept_client(int fd, const Listener& listener)
@@ -193,9 +196,6 @@ void Server::hang_up(ClientId id)
     Client client = found->second;
     _clients.erase(found);
     close(client.fd);
-    if (!_accepting) {
-        watch_listeners(true);
-    }
     if (client.port) {
         client.port->router.remove(id);
         client.port->port->forget(id);
@@ -300,15 +300,28 @@ bool Server::take_hello(Client& client, const Hello& hello)
     return false;
 }
 
+// A GID that devices share is in no list, or its clients' own: it is the host's. What a
+// list says is of those at its socket.
+bool Server::is_allowed(const Listener& listener, const verbs::OwnAddress& address) const
+{
+    const verbs::AddressPrefixes& allowed = listener.allowed;
+    if (allowed.empty() || !address.shared) {
+        return allowed.empty() || allowed.contains(address.host_gid);
+    }
+    return allowed.contains(address.guest_gid) &&
+           (allowed.contains(address.host_gid) ||
+            std::ranges::none_of(_listeners, [&](const Listener& other) {
+                return other.allowed.contains(address.host_gid);
+            }));
+}
+
 bool Server::take_address(ClientId id, Client& client, const SetAddress& message)
 {
     verbs::OwnAddress address{message.slot, message.gid_index, message.shared != 0,
                               to_gid(message.host_gid), to_gid(message.guest_gid)};
     int error = EADDRNOTAVAIL;
     client.port->router.clear_address(id, message.slot);
-    const verbs::AddressPrefixes& allowed = client.listener->allowed;
-    if (!allowed.empty() &&
-        !allowed.contains(address.shared ? address.guest_gid : address.host_gid)) {
+    if (!is_allowed(*client.listener, address)) {
         error = EACCES;
     } else if (client.port->port->has_gid(address.gid_index, address.host_gid)) {
         error = client.port->router.set_address(id, address);

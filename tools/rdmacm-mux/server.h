@@ -107,13 +107,14 @@ private:
     };
 
     void watch(int fd, uint64_t what);
-    void watch_listeners(bool on);
     void accept_clients(const Listener& listener);
+    void refuse_without_descriptor(const Listener& listener);
     void accept_client(int fd, const Listener& listener);
     bool make_room(size_t limit, const std::function<bool(const Client&)>& is_counted);
     void read_client(ClientId id);
     bool take(ClientId id, Client& client, std::span<const std::byte> packet);
     bool take_hello(Client& client, const verbs::mux::Hello& hello);
+    bool is_allowed(const Listener& listener, const verbs::OwnAddress& address) const;
     bool take_address(ClientId id, Client& client, const verbs::mux::SetAddress& message);
     void take_datagram(ClientId id, Client& client, const verbs::mux::Datagram& message);
     void refuse(int fd, const std::string& reason);
@@ -128,7 +129,7 @@ private:
     Log _log;
     const size_t _max_per_process;
     int _epoll;
-    bool _accepting = true;
+    int _spare; // a descriptor that is given up to refuse a client
     ClientId _next_client = 0;
     uint32_t _next_port = 0;
     std::map<ClientId, Client> _clients;
