@@ -131,10 +131,8 @@ bool VerbsBackend::for_each_piece(uint32_t pd, std::span<const ibv_sge> sges, si
 {
     for (const ibv_sge& sge : sges) {
         size_t n = std::min<size_t>(sge.length, size);
-        bool is_dma = false;
-        _mrs.for_each([&](uint32_t, const Mr& mr) {
-            is_dma |= mr.dma && mr.pd == pd && mr.lkey == sge.lkey;
-        });
+        auto region = _dma_regions.find(sge.lkey);
+        bool is_dma = region != _dma_regions.end() && _mrs.find(region->second)->pd == pd;
         if (!is_dma || !fn(sge.addr, n)) {
             return false;
         }

@@ -215,6 +215,9 @@ Status VerbsBackend::load_mr(const Section& section)
     _num_pages += mr->num_pages;
     _num_runs += mr->mapping.runs();
     know_keys(state.id, *mr);
+    if (mr->dma) {
+        _dma_regions[mr->lkey] = state.id;
+    }
     // A region that was loaded before this one may have its keys here.
     for (bool remote : {false, true}) {
         auto other = remote ? _rkeys.region_with(state.rkey) : _lkeys.region_with(state.lkey);

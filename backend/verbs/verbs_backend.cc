@@ -158,6 +158,7 @@ void VerbsBackend::reset()
     _cqs.clear();
     _mrs.for_each([this](uint32_t, Mr& mr) { report_written(mr); });
     _mrs.clear();
+    _dma_regions.clear();
     _num_pages = _num_runs = 0;
     _pds.clear();
     _gids.clear();
@@ -387,6 +388,9 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
     mr->num_pages = init.pages.size();
     _num_pages += mr->num_pages;
     _num_runs += mr->mapping.runs();
+    if (mr->dma) {
+        _dma_regions[mr->lkey] = id;
+    }
     return MrKeys{id, mr->lkey, mr->rkey};
 }
 
@@ -417,6 +421,9 @@ int VerbsBackend::dereg_mr(uint32_t id)
     _lkeys.retire(mr->lkey);
     _rkeys.retire(mr->rkey);
     forget_sizes(*mr);
+    if (mr->dma) {
+        _dma_regions.erase(mr->lkey);
+    }
     Mr ended = std::move(*mr);
     _mrs.erase(id);
     ended.host.reset();

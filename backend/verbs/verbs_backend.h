@@ -467,6 +467,7 @@ private:
     GidMap _gids;
     HandleTable<Pd> _pds;
     HandleTable<Mr> _mrs;
+    std::unordered_map<uint32_t, uint32_t> _dma_regions; // ids by L_Key
     HandleTable<Cq> _cqs;
     HandleTable<Srq> _srqs;
     HandleTable<Qp> _qps;
