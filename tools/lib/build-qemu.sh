@@ -51,9 +51,11 @@ build_meson() {
 
 # setup_build NAME FOLDER OPTION...: has Meson set up a build folder, anew where the
 # options, their defaults or the compiler have changed: Meson itself keeps the old ones.
+# With QEMU_RDMA_WERROR=1 warnings are errors.
 setup_build() {
     local name=$1 folder=$2 key
     shift 2
+    [ -z "${QEMU_RDMA_WERROR:-}" ] || set -- --werror "$@"
     key="$(fingerprint meson_options.txt) $(sed '/^$/q' "$top/meson.build" | sha256sum) ${CC:-} ${CXX:-} $*"
     [ ! -e "$folder/build.ninja" ] || [ "$(cat "$folder/set-up-with" 2>/dev/null)" != "$key" ] || return 0
     rm -rf "$folder"
