@@ -146,8 +146,8 @@ private_apt() {
     local options=(
         -o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null
-        -o APT::Default-Release= -o "Dir::State::lists=$dir/lists" -o "Dir::State::status=$dir/status"
-        -o "Dir::Cache=$dir" -o APT::Sandbox::User=root
+        -o APT::Default-Release= -o Acquire::Languages=none -o APT::Sandbox::User=root
+        -o "Dir::State::lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir"
     )
     sources=$("${name}_sources") || return
     if [ "$(cat "$dir/complete" 2>/dev/null)" != "$sources" ]; then
