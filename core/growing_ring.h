@@ -15,6 +15,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -52,12 +53,13 @@ public:
 private:
     std::vector<std::vector<T>>& arrays_of(size_t slots)
     {
-        return _arrays[static_cast<size_t>(std::countr_zero(slots))];
+        return _arrays[static_cast<size_t>(std::bit_width(slots))];
     }
 
     size_t _max_kept;
     size_t _kept = 0;
-    std::array<std::vector<std::vector<T>>, 32> _arrays; // by the power of two
+    // By the bits of their size, of which any number of slots has a place, none included.
+    std::array<std::vector<std::vector<T>>, std::numeric_limits<size_t>::digits + 1> _arrays;
 };
 
 template <typename T>

@@ -103,5 +103,16 @@ TEST(SlotPool, KeepsNoMoreThanItsBound)
     EXPECT_EQ(pool.take(4).size(), 4u);
 }
 
+TEST(SlotPool, HasAPlaceForEverySize)
+{
+    SlotPool<int> pool(64);
+    EXPECT_TRUE(pool.take(0).empty());
+    pool.give({});
+    EXPECT_EQ(pool.kept(), 0u);
+    pool.give(std::vector<int>(1));
+    EXPECT_EQ(pool.take(1).size(), 1u);
+    EXPECT_EQ(pool.kept(), 0u);
+}
+
 } // namespace
 } // namespace rdma::test

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# Builds what the test guests boot: a Debian 6.12 kernel, an initramfs, a root
-# file system with the RDMA tools, and vmw_pvrdma built for that kernel.
+# Builds what the test guests boot, all of it from one suite of Debian, whatever the host is:
+# a 6.12 kernel, an initramfs, a root file system with the RDMA tools, and vmw_pvrdma built for
+# that kernel.
 # build_guest sets guest_dir, which holds vmlinuz, initramfs and root.squashfs.
 
 # shellcheck source=tools/lib/common.sh
@@ -10,7 +11,7 @@
 
 guest_suite=bookworm
 guest_build_packages=(mmdebstrap squashfs-tools cpio kmod xz-utils zstd busybox-static
-    build-essential dpkg-dev)
+    build-essential dpkg-dev debian-archive-keyring)
 guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
@@ -22,49 +23,69 @@ guest_tree=(include net)
 # What the initramfs needs to reach the root.
 initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
 
-# One-line sources for the guest's suite, from the machine's own addresses.
+# guest_sources [FOLDER]: the guest's suite and its updates, from the machine's own mirrors.
 guest_sources() {
     local mirror security
-    mirror=$(debian_mirror)
-    security=$(grep -rhoP '(URIs:\s*|deb\s+(\[[^]]*\]\s+)?)\K\S+/debian-security/?' /etc/apt/ |
-        awk 'NR == 1')
-    printf 'deb %s %s main\n' "$mirror" "$guest_suite"
-    [ -z "$security" ] || printf 'deb %s %s-security main\n' "$security" "$guest_suite"
+    mirror=$(debian_mirror "$@") && security=$(security_mirror "$@") || return
+    printf 'deb %s %s main\n' "$mirror" "$guest_suite" "$mirror" "$guest_suite-updates" \
+        "$security" "$guest_suite-security"
 }
 
 # The newest 6.12 kernel of which image, headers and source are to be had.
 find_kernel() {
-    local release
-    for release in $(apt-cache pkgnames linux-image-6.12. |
-        grep -oP '^linux-image-\K6\.12\.\d+\+deb\d+-amd64$' | sort -rV); do
-        if apt-cache policy "linux-headers-$release" | grep 'Candidate: 6\.12' >/dev/null; then
-            kernel_release=$release
-            kernel_version=$(apt-cache policy "linux-image-$release" |
-                awk '/Candidate:/ { print $2 }')
-            if apt-cache show "linux-source-6.12=$kernel_version" >/dev/null 2>&1; then
-                return 0
-            fi
-        fi
+    local release version package
+    for release in $(private_apt guest apt-cache pkgnames linux-image-6.12. |
+        sed -nE 's/^linux-image-(6\.12\.[0-9]+\+deb[0-9]+-amd64)$/\1/p' | sort -rV); do
+        version=$(private_apt guest apt-cache policy "linux-image-$release" |
+            awk '/Candidate:/ { print $2 }')
+        for package in "linux-headers-$release" linux-source-6.12; do
+            private_apt guest apt-cache show "$package=$version" >/dev/null 2>&1 || continue 2
+        done
+        kernel_release=$release
+        kernel_version=$version
+        return 0
     done
-    die "no 6.12 kernel with headers and source in the package lists"
+    die "no 6.12 kernel with headers and source in $guest_suite and its updates"
+}
+
+# unpack_packages FOLDER PACKAGE=VERSION...
+unpack_packages() {
+    local folder=$1 package
+    shift
+    mkdir -p "$folder" "$folder.deb"
+    (
+        cd "$folder.deb"
+        run_logged guest-download private_apt guest apt-get download "$@"
+        for package in ./*.deb; do dpkg-deb -x "$package" "$folder"; done
+    )
+    rm -rf "$folder.deb"
+}
+
+# install_modules PACKAGE ROOT: those of an unpacked kernel package, which has them in lib or,
+# from Debian 13 on, usr/lib. The root is merged: its /lib is /usr/lib.
+install_modules() {
+    local folder
+    for folder in "$1"/lib "$1"/usr/lib; do
+        [ ! -d "$folder/modules" ] || cp -a "$folder/modules" "$2/usr/lib/"
+    done
+    [ -d "$2/usr/lib/modules" ] || die "no modules in the kernel package"
 }
 
 build_vmw_pvrdma() {
     local work=$1
     say "building vmw_pvrdma for $kernel_release"
-    need_packages "linux-headers-$kernel_release"
-    (
-        cd "$work"
-        run_logged kernel-source-download apt-get download "linux-source-6.12=$kernel_version"
-        dpkg-deb --fsys-tarfile linux-source-6.12_*.deb |
-            tar -xO ./usr/src/linux-source-6.12.tar.xz |
-            tar -xJ --strip-components=1 linux-source-6.12/drivers/infiniband/hw/vmw_pvrdma \
-                "${guest_tree[@]/#/linux-source-6.12/}"
-        rm linux-source-6.12_*.deb
-    )
-    run_logged vmw-pvrdma-build make -C "$top/guest-driver/vmw_pvrdma" \
+    local headers=$work/headers version=${kernel_release%-amd64}
+    unpack_packages "$headers" \
+        linux-source-6.12="$kernel_version" linux-kbuild-"$version"="$kernel_version" \
+        linux-headers-{"$kernel_release","$version-common"}="$kernel_version"
+    tar -xf "$headers/usr/src/linux-source-6.12.tar.xz" -C "$work" --strip-components=1 \
+        linux-source-6.12/drivers/infiniband/hw/vmw_pvrdma "${guest_tree[@]/#/linux-source-6.12/}"
+    # The headers are not where they would be installed, and the host has another compiler
+    # and no BTF tools of the suite.
+    sed -i "s|/usr/src/|$headers/usr/src/|" "$headers/usr/src/linux-headers-$kernel_release/Makefile"
+    run_logged vmw-pvrdma-build make -C "$top/guest-driver/vmw_pvrdma" CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES= \
         SOURCE="$work/drivers/infiniband/hw/vmw_pvrdma" OUT="$work/vmw_pvrdma" \
-        KERNEL="/lib/modules/$kernel_release/build"
+        KERNEL="$headers/usr/src/linux-headers-$kernel_release"
 }
 
 build_initramfs() {
@@ -88,14 +109,21 @@ build_initramfs() {
     (cd "$tree" && find . | cpio --quiet -o -H newc | zstd -q) >"$work/initramfs.img"
 }
 
-build_guest() {
-    need_packages "${guest_build_packages[@]}"
-    find_kernel
+# Sets guest_dir; succeeds where that guest is made, of the newest kernel that is known.
+find_guest() {
     local inputs
+    find_kernel
     inputs=$(fingerprint "$top"/tools/guest "$top"/tools/lib/build-guest.sh \
         "$top"/guest-driver/vmw_pvrdma)
     guest_dir=$cache/guest/$kernel_version-$inputs
-    [ ! -e "$guest_dir/complete" ] || return 0
+    [ -e "$guest_dir/complete" ]
+}
+
+build_guest() {
+    need_packages "${guest_build_packages[@]}"
+    ! find_guest || return 0
+    refresh_private_apt guest
+    ! find_guest || return 0
     local work=$guest_dir.work
     rm -rf "$work" "$guest_dir"
     mkdir -p "$work"
@@ -105,13 +133,8 @@ build_guest() {
         --include="$(IFS=,; echo "${guest_packages[*]}")" \
         "$guest_suite" "$work/root" "$work/sources.list"
     say "adding kernel $kernel_release"
-    (
-        cd "$work"
-        run_logged kernel-download apt-get download "linux-image-$kernel_release=$kernel_version"
-        dpkg-deb -x linux-image-*.deb "$work/kernel"
-    )
-    # bookworm's root is merged: /lib is /usr/lib.
-    cp -a "$work/kernel/lib/." "$work/root/usr/lib/"
+    unpack_packages "$work/kernel" "linux-image-$kernel_release=$kernel_version"
+    install_modules "$work/kernel" "$work/root"
     cp "$work/kernel/boot/vmlinuz-$kernel_release" "$work/vmlinuz"
     build_vmw_pvrdma "$work"
     mkdir -p "$work/root/usr/lib/modules/$kernel_release/updates"

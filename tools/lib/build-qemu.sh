@@ -22,6 +22,14 @@ fuzz_packages=(clang-19 llvm-19 libclang-rt-19-dev)
 
 qemu_kind=${QEMU_RDMA_SANITIZE:+sanitize}
 
+# Where QEMU and Meson come from, on Debian 12 and 13.
+qemu_sources() {
+    local mirror
+    mirror=$(debian_mirror) || return
+    printf '%s trixie main\n' "deb $mirror" "deb-src $mirror"
+    printf 'deb %s bookworm-backports main\n' "$mirror"
+}
+
 # A Meson that QEMU accepts, from a package of a later suite, not installed.
 build_meson() {
     meson_dir=$cache/meson
@@ -31,7 +39,7 @@ build_meson() {
         mkdir -p "$meson_dir/deb"
         (
             cd "$meson_dir/deb"
-            run_logged meson-download private_apt apt-get download meson/bookworm-backports \
+            run_logged meson-download private_apt qemu apt-get download meson/bookworm-backports \
                 python3-pycotap
             for deb in ./*.deb; do dpkg-deb -x "$deb" "$meson_dir"; done
         )
@@ -43,9 +51,11 @@ build_meson() {
 
 # setup_build NAME FOLDER OPTION...: has Meson set up a build folder, anew where the
 # options, their defaults or the compiler have changed: Meson itself keeps the old ones.
+# With QEMU_RDMA_WERROR=1 warnings are errors.
 setup_build() {
     local name=$1 folder=$2 key
     shift 2
+    [ -z "${QEMU_RDMA_WERROR:-}" ] || set -- --werror "$@"
     key="$(fingerprint meson_options.txt) $(sed '/^$/q' "$top/meson.build" | sha256sum) ${CC:-} ${CXX:-} $*"
     [ ! -e "$folder/build.ninja" ] || [ "$(cat "$folder/set-up-with" 2>/dev/null)" != "$key" ] || return 0
     rm -rf "$folder"
@@ -77,8 +87,9 @@ compiler() {
 
 unpack_qemu() {
     local version
-    version=$(private_apt apt-cache showsrc qemu |
-        grep -oP "^Version: \K1:${qemu_series//./\\.}\.\S+" | sort -V | tail -n 1)
+    version=$(private_apt qemu apt-cache showsrc qemu |
+        awk -v series="1:$qemu_series." '$1 == "Version:" && index($2, series) == 1 { print $2 }' |
+        sort -V | tail -n 1)
     [ -n "$version" ] || die "the suites have no QEMU $qemu_series source"
     local patches=$top/hw/qemu
     qemu_source=$cache/qemu/${version//[:~+]/_}-$(fingerprint "$patches"/*.patch)
@@ -88,7 +99,7 @@ unpack_qemu() {
     mkdir -p "$qemu_source/download"
     (
         cd "$qemu_source/download"
-        run_logged qemu-download private_apt apt-get source --download-only "qemu=$version"
+        run_logged qemu-download private_apt qemu apt-get source --download-only "qemu=$version"
         tar -xf qemu_*.orig.tar.xz -C "$qemu_source" --strip-components=1
         rm -f qemu_*
     )
@@ -164,11 +175,9 @@ build_qemu() {
     # A run that would change nothing ends here.
     local stamp=$cache/build/qemu-stamp${qemu_kind:+-$qemu_kind} inputs built=
     inputs=$(qemu_inputs)
-    if [ -e "$stamp" ]; then
-        read -r built qemu_binary <"$stamp"
-        if [ "$built" = "$inputs" ] && [ -x "$qemu_binary" ]; then
-            return 0
-        fi
+    if [ -e "$stamp" ] && read -r built qemu_binary <"$stamp" &&
+        [ "$built" = "$inputs" ] && [ -x "$qemu_binary" ]; then
+        return 0
     fi
     rm -f "$stamp"
     need_packages "${host_packages[@]}"

@@ -4,7 +4,14 @@
 # What every tool here needs: the cache folder, progress on stderr, packages of
 # the distribution. Source it; it sets shell options.
 
-set -euo pipefail
+set -Eeuo pipefail
+trap 'report_end $? "${BASH_SOURCE[0]}:$LINENO" "$BASH_COMMAND"' ERR
+
+# report_end STATUS PLACE COMMAND: no script ends without a word. Within $(...) a failure ends
+# nothing; what does is the command around it.
+report_end() {
+    [[ $- != *e* ]] || printf 'error: %s: status %d of: %s\n' "$2" "$1" "$3" >&2
+}
 
 # The top of the source tree.
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -23,11 +30,12 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # show_help TOOL: prints the comment at its top.
 show_help() { sed -n '3,/^$/s/^#[[:blank:]]\{0,1\}//p' "$1"; }
 
-# run_logged NAME COMMAND...: runs quietly, shows the log's end on failure.
+# run_logged NAME COMMAND...: runs quietly, in a shell of its own, shows the log's end on
+# failure.
 run_logged() {
     local name=$1 log=$cache/log/$1.log
     shift
-    if ! "$@" >"$log" 2>&1; then
+    if ! ("$@") >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         die "$name failed; the whole log is in $log"
     fi
@@ -69,36 +77,91 @@ need_packages() {
         apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "${missing[@]}"
 }
 
-# The address of the Debian mirror this machine uses.
-debian_mirror() {
-    {
-        grep -rhoP '^\s*URIs:\s*\K\S+' /etc/apt/sources.list.d/ || true
-        grep -rhoP '^\s*deb\s+(\[[^]]*\]\s+)?\K\S+' /etc/apt/sources.list /etc/apt/sources.list.d/ \
-            2>/dev/null || true
-    } | grep -E '/debian/?$' | awk 'NR == 1'
+# apt_sources [FOLDER]: what apt gets packages from by its configuration in FOLDER
+# (/etc/apt), "URI SUITE COMPONENT" a line. Of both formats (sources.list(5)), in apt's order.
+apt_sources() {
+    local folder=${1:-/etc/apt} file
+    for file in "$folder"/sources.list "$folder"/sources.list.d/*; do
+        [ -f "$file" ] || continue
+        case $file in
+        *.list)
+            awk '{ sub(/#.*/, ""); sub(/\[[^]]*\]/, "") }
+                $1 == "deb" { for (i = 4; i <= NF; ++i) print $2, $3, $i }' "$file"
+            ;;
+        *.sources)
+            awk 'function end_of_entry(    u, s, c, i, j, k, uris, suites, components) {
+                    u = split(field["uris"], uris)
+                    s = split(field["suites"], suites)
+                    c = split(field["components"], components)
+                    if ((" " field["types"] " ") ~ /[ \t]deb[ \t]/ &&
+                        tolower(field["enabled"]) !~ /^[ \t]*(no|false|without|off|disable)[ \t]*$/)
+                        for (i = 1; i <= u; ++i)
+                            for (j = 1; j <= s; ++j)
+                                for (k = 1; k <= c; ++k) print uris[i], suites[j], components[k]
+                    split("", field)
+                }
+                /^#/ { next }
+                /^[ \t]*$/ { end_of_entry(); next }
+                /^[^ \t]/ { name = tolower($0); sub(/[ \t]*:.*/, "", name); sub(/^[^:]*:/, "") }
+                { field[name] = field[name] " " $0 }
+                END { end_of_entry() }' "$file"
+            ;;
+        esac
+    done
 }
 
-# private_apt TOOL ARGUMENTS...: apt-get or apt-cache with trixie and
-# bookworm-backports beside nothing else; the system's configuration is left as
-# it is.
-private_apt() {
-    local tool=$1 dir=$cache/apt
-    shift
-    if [ ! -e "$dir/complete" ]; then
-        local mirror
-        mirror=$(debian_mirror)
-        [ -n "$mirror" ] || die "no Debian mirror in /etc/apt"
-        mkdir -p "$dir/lists/partial" "$dir/archives/partial"
-        printf 'deb %s trixie main\ndeb-src %s trixie main\ndeb %s bookworm-backports main\n' \
-            "$mirror" "$mirror" "$mirror" >"$dir/sources.list"
-        : >"$dir/status"
-        run_logged private-apt-update apt-get "${private_apt_options[@]}" update
-        touch "$dir/complete"
-    fi
-    "$tool" "${private_apt_options[@]}" "$@"
+# debian_mirror [FOLDER]: the address of the Debian mirror this machine uses, whichever of
+# Debian's suites it takes from there.
+debian_mirror() {
+    local mirror
+    mirror=$(apt_sources "$@" |
+        awk '!found && $3 == "main" && $1 ~ /\/debian(\.list)?\/?$/ { found = 1; print $1 }')
+    [ -n "$mirror" ] || die "no Debian mirror (.../debian, with main) in ${1:-/etc/apt}"
+    printf '%s\n' "$mirror"
 }
-private_apt_options=(
-    -o "Dir::Etc::sourcelist=$cache/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-    -o "Dir::State::lists=$cache/apt/lists" -o "Dir::State::status=$cache/apt/status"
-    -o "Dir::Cache=$cache/apt" -o APT::Sandbox::User=root
-)
+
+# security_mirror [FOLDER]: the same for Debian's security suites. Where the machine has none,
+# they are expected beside the others.
+security_mirror() {
+    local security mirror
+    security=$(apt_sources "$@" |
+        awk '!found && $3 == "main" && $2 ~ /^[a-z]+-security$/ { found = 1; print $1 }')
+    if [ -z "$security" ]; then
+        mirror=$(debian_mirror "$@") || return
+        security=${mirror%/}
+        case $security in
+        *.list) security=${security%.list}-security.list ;;
+        *) security+=-security ;;
+        esac
+    fi
+    printf '%s\n' "$security"
+}
+
+# private_apt NAME TOOL ARGUMENTS...: apt-get or apt-cache with the sources that the function
+# NAME_sources prints, and no others, no pins and no default release of the system's; its
+# configuration is left as it is.
+private_apt() {
+    local name=$1 tool=$2 dir=$cache/apt-$1 sources
+    shift 2
+    local options=(
+        -o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null
+        -o APT::Default-Release= -o Acquire::Languages=none -o APT::Sandbox::User=root
+        -o "Dir::State::lists=$dir/lists" -o "Dir::State::status=$dir/status" -o "Dir::Cache=$dir"
+    )
+    sources=$("${name}_sources") || return
+    if [ "$(cat "$dir/complete" 2>/dev/null)" != "$sources" ]; then
+        mkdir -p "$dir/lists/partial" "$dir/archives/partial"
+        printf '%s\n' "$sources" >"$dir/sources.list"
+        : >"$dir/status"
+        run_logged "$name-apt-update" apt-get "${options[@]}" --error-on=any update
+        printf '%s\n' "$sources" >"$dir/complete"
+    fi
+    "$tool" "${options[@]}" "$@"
+}
+
+# refresh_private_apt NAME: its lists are fetched again, unless they are of this hour. To be
+# called before a download, since mirrors drop what has been replaced.
+refresh_private_apt() {
+    find "$cache/apt-$1" -maxdepth 1 -name complete -mmin +60 -delete
+}

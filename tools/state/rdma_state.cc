@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 
 #include "layout.h"
 #include "printer.h"
@@ -93,6 +94,9 @@ void print_text(const Json& json, size_t depth)
     }
 }
 
+// The exit status where the arguments or the file are not what they should be.
+constexpr int bad_input = 2;
+
 } // namespace
 
 int main(int argc, char** argv)
@@ -102,10 +106,17 @@ int main(int argc, char** argv)
     std::string file;
     bool json = false;
     bool layout = false;
-    app.add_option("file", file, "the file");
+    app.add_option("file", file, "the file")->check(CLI::ExistingFile);
     app.add_flag("--json", json, "as JSON");
     app.add_flag("--layout", layout, "the fields of every kind of section, instead of a file");
-    CLI11_PARSE(app, argc, argv);
+    try {
+        app.parse(argc, argv);
+        if (!layout && file.empty()) {
+            throw CLI::RequiredError("file or --layout");
+        }
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : bad_input;
+    }
     if (layout) {
         print_layouts();
         return 0;
@@ -114,16 +125,21 @@ int main(int argc, char** argv)
     std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(in), {}};
     if (!in.good() && bytes.empty()) {
         fmt::print(stderr, "rdma-state: cannot read '{}'\n", file);
-        return 1;
+        return bad_input;
     }
     auto streams = find_streams(bytes);
     if (streams.empty()) {
         fmt::print(stderr, "rdma-state: '{}' holds no undamaged state of an RDMA device\n", file);
-        return 1;
+        return bad_input;
     }
     Json all = Json::array();
-    for (auto stream : streams) {
-        all.push_back(as_json(stream));
+    try {
+        for (auto stream : streams) {
+            all.push_back(as_json(stream));
+        }
+    } catch (const std::runtime_error& error) {
+        fmt::print(stderr, "rdma-state: '{}': {}\n", file, error.what());
+        return bad_input;
     }
     if (json) {
         fmt::print("{}\n", all.dump(2));

@@ -5,7 +5,6 @@ usage: python3 -m vm.demo IMAGE
 """
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -58,22 +57,21 @@ def iperf(fabric):
 
 
 def measure(kind, image, start, steps):
-    directory = tempfile.mkdtemp(prefix="rdma-")
     say(start, f"booting two {kind} guests")
-    fabric = Fabric((kind, kind), directory, image)
-    try:
-        values = []
-        for name, command, _, is_bandwidth in MEASUREMENTS:
-            say(start, f"{next(steps)}: {kind}: {command}")
-            values.append(perftest(fabric, command, is_bandwidth))
-        tcp = None
-        if kind == "rxe":
-            say(start, f"{next(steps)}: TCP over virtio-net: iperf3 -t 5")
-            tcp = iperf(fabric)
-        return values, tcp
-    finally:
-        fabric.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="rdma-", ignore_cleanup_errors=True) as directory:
+        fabric = Fabric((kind, kind), directory, image)
+        try:
+            values = []
+            for name, command, _, is_bandwidth in MEASUREMENTS:
+                say(start, f"{next(steps)}: {kind}: {command}")
+                values.append(perftest(fabric, command, is_bandwidth))
+            tcp = None
+            if kind == "rxe":
+                say(start, f"{next(steps)}: TCP over virtio-net: iperf3 -t 5")
+                tcp = iperf(fabric)
+            return values, tcp
+        finally:
+            fabric.stop()
 
 
 def main(image):

@@ -156,17 +156,24 @@ class Node:
 
 
 class Fabric:
-    """Two nodes, booted and configured. each: options for Node, of the one and the other."""
+    """Two nodes, booted and configured; none is left where that fails.
+
+    each: options for Node, of the one and the other.
+    """
 
     def __init__(self, kinds, directory, image, each=({}, {}), **options):
-        self.nodes = [
-            Node(kind, index, directory, image, **options, **own)
-            for index, (kind, own) in enumerate(zip(kinds, each), start=1)]
-        for node in self.nodes:
-            node.configure()
-        # Neighbour discovery is not part of what is tested or measured.
-        first, second = self.nodes
-        first.guest.check(f"ping -q -c 1 {second.ipv4} && ping -q -c 1 {second.ipv6}")
+        self.nodes = []
+        try:
+            for index, (kind, own) in enumerate(zip(kinds, each), start=1):
+                self.nodes.append(Node(kind, index, directory, image, **options, **own))
+            for node in self.nodes:
+                node.configure()
+            # Neighbour discovery is not part of what is tested or measured.
+            first, second = self.nodes
+            first.guest.check(f"ping -q -c 1 {second.ipv4} && ping -q -c 1 {second.ipv6}")
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self):
         for node in self.nodes:
