@@ -15,6 +15,7 @@ guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
     nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs kexec-tools
+    ucx-utils libfabric-bin openmpi-bin python3-mpi4py
 )
 # Parts of the kernel's source that the guests have in /usr/src/linux: a tree of
 # many small files.
