@@ -38,7 +38,7 @@ enum {
 
 /* One contiguous piece of guest RAM or ROM. Regions do not overlap. */
 typedef struct RdmaMemoryRegion {
-    uint64_t gpa;  /* guest-physical address, as the device's DMA sees it */
+    uint64_t gpa;  /* guest-physical address, as the device's DMA sees it but for translation */
     uint64_t size; /* bytes, > 0 */
     void *hva;     /* where the host has it mapped */
     bool readonly; /* device writes are refused */
@@ -185,6 +185,19 @@ void rdma_device_bar_write(RdmaDevice *device, unsigned bar, uint64_t offset, ui
 
 /* Replace the table of guest memory. The array is copied. */
 void rdma_device_set_memory(RdmaDevice *device, const RdmaMemoryRegion *regions, size_t count);
+/*
+ * Behind a virtual IOMMU the guest's addresses are not those of the table. translate gets the
+ * opaque of the device's callbacks and sets *gpa to where in the table a page begins; address is
+ * a multiple of 4096. False: the page is not mapped, or not for such an access. NULL, as at
+ * creation: nothing is translated. The device keeps an answer until
+ * rdma_device_invalidate_translations(), rdma_device_set_translation() or
+ * rdma_device_set_memory(). translate may call these three, and may lead back into the device as
+ * raise_irq may: an IOMMU tells the guest what it refuses. With the verbs backend nothing may be
+ * translated.
+ */
+typedef bool RdmaTranslate(void *opaque, uint64_t address, bool write, uint64_t *gpa);
+void rdma_device_set_translation(RdmaDevice *device, RdmaTranslate *translate);
+void rdma_device_invalidate_translations(RdmaDevice *device);
 /* Report every write through mark_dirty (on) or none (off, as at creation). */
 void rdma_device_set_dirty_log(RdmaDevice *device, bool on);
 

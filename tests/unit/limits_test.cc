@@ -257,7 +257,8 @@ TEST_F(Limits, WhatIsDestroyedGivesItsMemoryBack)
     EXPECT_EQ(round[2], round[1]);
 }
 
-// A queue's entries are guest memory: a deep queue pair costs the device the addresses of their pages.
+// A queue's entries are guest memory: a deep queue pair costs the device the addresses of their
+// pages.
 TEST_F(Limits, ADeepQueuePairTakesAnAddressForEachPageAndNothingElse)
 {
     pd = device.create_pd().value();
@@ -283,7 +284,8 @@ TEST_F(Limits, PagesOfAllQueuesHaveABound)
 {
     pd = device.create_pd().value();
     cq = device.create_cq(cq_slots, cq_pages).value();
-    const QueueShape deepest{qpt_rc, device.caps.max_qp_wr, device.caps.max_qp_wr, device.caps.max_sge};
+    const QueueShape deepest{qpt_rc, device.caps.max_qp_wr, device.caps.max_qp_wr,
+                             device.caps.max_sge};
     pages = device.qp_pages(deepest);
     auto make = [&] { return handle_of(device.create_qp(deepest, pd, cq.handle, pages)); };
     size_t most = max_queue_pages / (deepest.send_pages() + deepest.recv_pages());
