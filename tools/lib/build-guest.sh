@@ -21,7 +21,7 @@ guest_packages=(
 # many small files.
 guest_tree=(include net)
 # What the initramfs needs to reach the root.
-initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
+initramfs_modules=(virtio_pci virtio_iommu virtio_blk squashfs overlay)
 
 # One-line sources for the guest's suite, from the machine's own addresses.
 guest_sources() {

@@ -122,6 +122,14 @@ static void pvrdma_mark_dirty(void *opaque, uint64_t gpa, uint64_t size)
     rdma_memory_mark_dirty(&s->memory, gpa, size);
 }
 
+static bool pvrdma_translate(void *opaque, uint64_t address, bool write,
+                             uint64_t *gpa)
+{
+    PvrdmaState *s = opaque;
+
+    return rdma_memory_translate(&s->memory, address, write, gpa);
+}
+
 static void pvrdma_nic_info(void *opaque, RdmaNicInfo *info)
 {
     PvrdmaState *s = opaque;
@@ -560,6 +568,7 @@ static bool pvrdma_create_on_host(PvrdmaState *s, Error **errp)
     if (!pvrdma_choose("gid-policy", s->gid_policy, policies, &policy, errp) ||
         !pvrdma_choose("odp", s->odp, paging, &port.odp, errp) ||
         !pvrdma_choose("on-migrate", s->on_migrate, on_migrate, &lose, errp) ||
+        !rdma_memory_check_direct(PCI_DEVICE(s), errp) ||
         !rdma_memory_check_shared(errp)) {
         return false;
     }
@@ -693,7 +702,8 @@ static void pvrdma_realize(PCIDevice *pci_dev, Error **errp)
                      PCI_BASE_ADDRESS_SPACE_MEMORY |
                      PCI_BASE_ADDRESS_MEM_TYPE_64 |
                      PCI_BASE_ADDRESS_MEM_PREFETCH, &s->uar);
-    rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device);
+    rdma_memory_start(&s->memory, pci_get_address_space(pci_dev), s->device,
+                      strcmp(s->backend, "roce") ? NULL : pvrdma_translate);
     if (!s->nic.running) {
         rdma_device_stop(s->device, s->stopped_rnr_nak);
     }
