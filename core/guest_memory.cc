@@ -14,6 +14,18 @@ void GuestMemory::set_table(std::span<const RdmaMemoryRegion> regions)
     _regions.assign(regions.begin(), regions.end());
     std::ranges::sort(_regions, {}, &RdmaMemoryRegion::gpa);
     _last = 0;
+    invalidate_translations();
+}
+
+void GuestMemory::set_translation(RdmaTranslate* ask, void* opaque)
+{
+    // They stay once there are any: an access may be under way.
+    if (ask && !_translations) {
+        _translations = std::make_unique<std::array<Translation, translation_slots>>();
+    }
+    _translate = ask;
+    _translate_opaque = opaque;
+    invalidate_translations();
 }
 
 void GuestMemory::set_dirty_log(bool on, DirtyFn dirty, void* opaque)
@@ -37,6 +49,56 @@ const RdmaMemoryRegion* GuestMemory::find(uint64_t gpa) const
     return &*it;
 }
 
+GuestMemory::Translated GuestMemory::translate(uint64_t& address, bool for_write) const
+{
+    uint64_t offset = address % page_bytes;
+    uint64_t page = address - offset;
+    Translation& known = (*_translations)[page / page_bytes % translation_slots];
+    bool holds = known.generation == _generation && known.page == page;
+    if (!holds || !(for_write ? known.writable : known.readable)) {
+        uint64_t generation = _generation;
+        uint64_t gpa = 0;
+        _ended = false;
+        bool mapped = _translate(_translate_opaque, page, for_write, &gpa);
+        if (_ended) {
+            return Translated::refused;
+        }
+        if (generation != _generation) {
+            return Translated::changed;
+        }
+        if (!mapped) {
+            return Translated::refused;
+        }
+        if (!holds || known.gpa != gpa) {
+            known = {page, gpa, generation, false, false};
+        }
+        (for_write ? known.writable : known.readable) = true;
+    }
+    address = known.gpa + offset;
+    return Translated::mapped;
+}
+
+GuestMemory::Piece GuestMemory::resolve(uint64_t address, uint64_t size, bool for_write) const
+{
+    // An IOMMU may find out as it is asked that it does not translate for the device any more.
+    unsigned changes_left = 1;
+    while (_translate) {
+        size = std::min(size, page_bytes - address % page_bytes);
+        Translated result = translate(address, for_write);
+        if (result == Translated::mapped) {
+            break;
+        }
+        if (result == Translated::refused || changes_left-- == 0) {
+            return {};
+        }
+    }
+    const RdmaMemoryRegion* r = find(address);
+    if (!r || (for_write && r->readonly)) {
+        return {};
+    }
+    return {r, address, std::min(size, r->size - (address - r->gpa))};
+}
+
 std::span<const std::byte> GuestMemory::readable(uint64_t gpa, uint64_t size) const
 {
 #ifdef RDMA_FUZZ
@@ -44,36 +106,35 @@ std::span<const std::byte> GuestMemory::readable(uint64_t gpa, uint64_t size) co
         rdma_before_guest_read(gpa, size);
     }
 #endif
-    const RdmaMemoryRegion* r = find(gpa);
-    if (!r) {
+    Piece piece = resolve(gpa, size, false);
+    if (!piece.region) {
         return {};
     }
-    uint64_t offset = gpa - r->gpa;
-    return {static_cast<const std::byte*>(r->hva) + offset, std::min(size, r->size - offset)};
+    return {static_cast<const std::byte*>(piece.region->hva) + (piece.gpa - piece.region->gpa),
+            piece.size};
 }
 
 std::span<std::byte> GuestMemory::writable(uint64_t gpa, uint64_t size)
 {
-    const RdmaMemoryRegion* r = find(gpa);
-    if (!r || r->readonly) {
+    Piece piece = resolve(gpa, size, true);
+    if (!piece.region) {
         return {};
     }
-    uint64_t offset = gpa - r->gpa;
-    uint64_t run = std::min(size, r->size - offset);
-    if (_dirty && run > 0) {
-        _dirty(_dirty_opaque, gpa, run);
+    if (_dirty && piece.size > 0) {
+        _dirty(_dirty_opaque, piece.gpa, piece.size);
     }
-    return {static_cast<std::byte*>(r->hva) + offset, run};
+    return {static_cast<std::byte*>(piece.region->hva) + (piece.gpa - piece.region->gpa),
+            piece.size};
 }
 
 std::optional<GuestMemory::FilePiece> GuestMemory::file_piece(uint64_t gpa, uint64_t size) const
 {
-    const RdmaMemoryRegion* r = find(gpa);
-    if (!r || r->readonly || !r->shared) {
+    Piece piece = resolve(gpa, size, true);
+    if (!piece.region || !piece.region->shared) {
         return std::nullopt;
     }
-    uint64_t offset = gpa - r->gpa;
-    return FilePiece{r->fd, r->fd_offset + offset, std::min(size, r->size - offset)};
+    return FilePiece{piece.region->fd, piece.region->fd_offset + (piece.gpa - piece.region->gpa),
+                     piece.size};
 }
 
 bool GuestMemory::read(uint64_t gpa, std::span<std::byte> out) const
@@ -107,11 +168,10 @@ bool GuestMemory::write(uint64_t gpa, std::span<const std::byte> in)
 bool GuestMemory::covers(uint64_t gpa, uint64_t size, bool for_write) const
 {
     while (size > 0) {
-        const RdmaMemoryRegion* r = find(gpa);
-        if (!r || (for_write && r->readonly)) {
+        uint64_t run = resolve(gpa, size, for_write).size;
+        if (run == 0) {
             return false;
         }
-        uint64_t run = std::min(size, r->size - (gpa - r->gpa));
         size -= run;
         if (size > 0 && gpa + run < gpa) {
             return false; // the end of the address space
@@ -155,9 +215,17 @@ bool GuestMemory::store_release(uint64_t gpa, uint32_t value)
     return true;
 }
 
+uint64_t* GuestMemory::atomic_word(uint64_t gpa)
+{
+    if (readable(gpa, sizeof(uint64_t)).empty()) {
+        return nullptr;
+    }
+    return word_of<uint64_t>(writable(gpa, sizeof(uint64_t)), gpa);
+}
+
 bool GuestMemory::compare_swap(uint64_t gpa, uint64_t compare, uint64_t swap, uint64_t& old)
 {
-    uint64_t* word = word_of<uint64_t>(writable(gpa, sizeof(uint64_t)), gpa);
+    uint64_t* word = atomic_word(gpa);
     if (!word) {
         return false;
     }
@@ -168,7 +236,7 @@ bool GuestMemory::compare_swap(uint64_t gpa, uint64_t compare, uint64_t swap, ui
 
 bool GuestMemory::fetch_add(uint64_t gpa, uint64_t add, uint64_t& old)
 {
-    uint64_t* word = word_of<uint64_t>(writable(gpa, sizeof(uint64_t)), gpa);
+    uint64_t* word = atomic_word(gpa);
     if (!word) {
         return false;
     }

@@ -6,11 +6,16 @@
 // than one operation: objects hold guest-physical addresses (GPA) and resolve
 // them here, through the current table. Every write goes through writable()
 // or write(), which report it to the dirty log.
+//
+// Behind a virtual IOMMU what is called a GPA here is an address of the IOMMU's, which
+// translates it page by page to one of the table's.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -26,15 +31,23 @@ public:
     // Replaces the whole table. Regions need not be sorted.
     void set_table(std::span<const RdmaMemoryRegion> regions);
 
-    // dirty is called after every write while on.
+    // Null: addresses are those of the table.
+    void set_translation(RdmaTranslate* ask, void* opaque);
+    // What has been translated is asked for again.
+    void invalidate_translations() { ++_generation; }
+    // An access that is just being translated fails: what is under way has ended.
+    void end_access() { _ended = true; }
+
+    // dirty is called after every write while on, with an address of the table.
     void set_dirty_log(bool on, DirtyFn dirty, void* opaque);
 
     // The longest readable run at gpa, at most size bytes; empty where gpa is
-    // not guest memory. Valid until the next set_table.
+    // not guest memory, or not for reading. Valid until the next set_table or
+    // invalidate_translations.
     std::span<const std::byte> readable(uint64_t gpa, uint64_t size) const;
 
     // As readable, for memory about to be written; reports the returned run
-    // to the dirty log. Empty where gpa is not memory or is read-only.
+    // to the dirty log. Empty where gpa is not memory, or not for writing.
     std::span<std::byte> writable(uint64_t gpa, uint64_t size);
 
     // Copies exactly out.size() bytes from gpa, across regions. False, with
@@ -47,6 +60,13 @@ public:
 
     // True when all of [gpa, gpa + size) is guest memory (writable if asked).
     bool covers(uint64_t gpa, uint64_t size, bool for_write) const;
+
+    // True when all of [gpa, gpa + size) is guest memory, as far as that shows without an access:
+    // whether a translated page is mapped, and for what, shows when it is accessed.
+    bool is_memory(uint64_t gpa, uint64_t size) const
+    {
+        return _translate || covers(gpa, size, false);
+    }
 
     // A piece of guest memory in the file that it is a shared mapping of.
     struct FilePiece {
@@ -85,10 +105,41 @@ public:
     [[nodiscard]] bool fetch_add(uint64_t gpa, uint64_t add, uint64_t& old);
 
 private:
+    static constexpr uint64_t page_bytes = 4096;
+    static constexpr size_t translation_slots = 256; // of a direct-mapped cache
+
+    struct Translation {
+        uint64_t page;
+        uint64_t gpa;
+        uint64_t generation; // older than the memory's: empty
+        bool readable;
+        bool writable;
+    };
+    // Bytes that lie one behind the other in a region.
+    struct Piece {
+        const RdmaMemoryRegion* region = nullptr; // null: not memory, or not for such an access
+        uint64_t gpa = 0;                         // in the table
+        uint64_t size = 0;
+    };
+    // The longest piece at an address, at most size bytes.
+    Piece resolve(uint64_t address, uint64_t size, bool for_write) const;
+    enum class Translated {
+        mapped,  // address is one of the table's now
+        refused, // not mapped, or not for such an access
+        changed, // memory or translation is not what it was: to be tried again
+    };
+    Translated translate(uint64_t& address, bool for_write) const;
+    // A word that is read and written; null where it is not aligned whole memory.
+    uint64_t* atomic_word(uint64_t gpa);
     const RdmaMemoryRegion* find(uint64_t gpa) const;
 
     std::vector<RdmaMemoryRegion> _regions; // sorted by gpa
     mutable size_t _last = 0;               // index of the region found last
+    RdmaTranslate* _translate = nullptr;
+    void* _translate_opaque = nullptr;
+    uint64_t _generation = 1; // of translations
+    mutable bool _ended = false;
+    std::unique_ptr<std::array<Translation, translation_slots>> _translations;
     DirtyFn _dirty = nullptr;
     void* _dirty_opaque = nullptr;
 };

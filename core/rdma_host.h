@@ -15,7 +15,7 @@ extern "C" {
 
 /* One contiguous piece of guest RAM or ROM. Regions do not overlap. */
 typedef struct RdmaMemoryRegion {
-    uint64_t gpa;  /* guest-physical address, as the device's DMA sees it */
+    uint64_t gpa;  /* guest-physical address, as the device's DMA sees it but for translation */
     uint64_t size; /* bytes, > 0 */
     void *hva;     /* where the host has it mapped */
     bool readonly; /* device writes are refused */
@@ -26,6 +26,16 @@ typedef struct RdmaMemoryRegion {
     int fd;
     uint64_t fd_offset;
 } RdmaMemoryRegion;
+
+/*
+ * Behind a virtual IOMMU: what the guest gives as addresses of its memory are then no addresses of
+ * the table of regions. Called with the opaque of RdmaHostOps; sets *gpa to where in the table a page
+ * begins (address is a multiple of 4096); false: it is not mapped, or not for such an access. A page
+ * is asked for once; the answer holds until rdma_device_invalidate_translations(),
+ * rdma_device_set_translation() or rdma_device_set_memory(). It may lead back into the device as
+ * raise_irq may, for an IOMMU tells the guest what it refuses.
+ */
+typedef bool RdmaTranslate(void *opaque, uint64_t address, bool write, uint64_t *gpa);
 
 /* What the network card in function 0 is just now. */
 typedef struct RdmaNicInfo {

@@ -91,10 +91,12 @@ struct RdmaDevice final : DeviceHost {
         runner->halt();
         if (pending >= Pending::reset) {
             due_irqs.clear();
+            memory.end_access(); // whose translation leads here
         }
         if (pending == Pending::end) {
             ops = no_host;
             memory.set_table({});
+            memory.set_translation(nullptr, nullptr);
             memory.set_dirty_log(false, nullptr, nullptr);
         }
     }
@@ -459,16 +461,34 @@ void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, ui
     });
 }
 
-void rdma_device_set_memory(RdmaDevice* device, const RdmaMemoryRegion* regions, size_t count)
+// change(memory). Where there is no memory for that, nothing of the old table is used.
+template <typename Change>
+static void change_memory(RdmaDevice* device, Change&& change)
 {
     try {
-        device->memory.set_table({regions, count});
+        change(device->memory);
     } catch (const std::exception& e) {
-        device->memory.set_table({}); // nothing of the old one is used
+        device->memory.set_table({});
         report_failure(device, e);
         Call call(device);
         device->defer(Pending::failure);
     }
+}
+
+void rdma_device_set_memory(RdmaDevice* device, const RdmaMemoryRegion* regions, size_t count)
+{
+    change_memory(device, [&](GuestMemory& memory) { memory.set_table({regions, count}); });
+}
+
+void rdma_device_set_translation(RdmaDevice* device, RdmaTranslate* translate)
+{
+    change_memory(device,
+                  [&](GuestMemory& memory) { memory.set_translation(translate, device->opaque); });
+}
+
+void rdma_device_invalidate_translations(RdmaDevice* device)
+{
+    device->memory.invalidate_translations();
 }
 
 void rdma_device_set_dirty_log(RdmaDevice* device, bool on)

@@ -118,11 +118,11 @@ Status PvrdmaDevice::load_cq(const Section& section)
     if (!read) {
         return read;
     }
-    if (!is_ring_ok(cq.ring, sizeof(Cqe), _config.max_cqe) || _cqs.find(handle) ||
-        !_backend.exists(ObjectKind::cq, handle)) {
+    if (!is_ring_ok(cq.ring, sizeof(Cqe), _config.max_cqe) || !has_room_for(cq.num_pages()) ||
+        _cqs.find(handle) || !_backend.exists(ObjectKind::cq, handle)) {
         return wrong(fmt::format("CQ {} does not fit", handle));
     }
-    _cqs.insert(handle, std::move(cq));
+    insert(_cqs, handle, std::move(cq));
     return {};
 }
 
@@ -135,10 +135,11 @@ Status PvrdmaDevice::load_srq(const Section& section)
         return read;
     }
     if (!is_ring_ok(srq.ring, rq_wqe_size(srq.max_sge), _config.max_srq_wr) ||
-        _srqs.find(handle) || !_backend.exists(ObjectKind::srq, handle)) {
+        !has_room_for(srq.num_pages()) || _srqs.find(handle) ||
+        !_backend.exists(ObjectKind::srq, handle)) {
         return wrong(fmt::format("SRQ {} does not fit", handle));
     }
-    _srqs.insert(handle, std::move(srq));
+    insert(_srqs, handle, std::move(srq));
     return {};
 }
 
@@ -153,10 +154,11 @@ Status PvrdmaDevice::load_qp(const Section& section)
     bool has_rq = qp.rq.slots() > 0;
     if (!is_ring_ok(qp.sq, sq_wqe_size(qp.send_limits.max_sge), _config.max_qp_wr) ||
         (has_rq && !is_ring_ok(qp.rq, rq_wqe_size(qp.max_recv_sge), _config.max_qp_wr)) ||
-        _qps.find(handle) || !_backend.exists(ObjectKind::qp, handle)) {
+        !has_room_for(qp.num_pages()) || _qps.find(handle) ||
+        !_backend.exists(ObjectKind::qp, handle)) {
         return wrong(fmt::format("QP {} does not fit", handle));
     }
-    _qps.insert(handle, std::move(qp));
+    insert(_qps, handle, std::move(qp));
     return {};
 }
 

@@ -28,7 +28,7 @@ bool read_page_directory(const GuestMemory& memory, uint64_t directory, std::spa
         }
     }
     return std::ranges::all_of(pages, [&](uint64_t gpa) {
-        return gpa % page_size == 0 && memory.covers(gpa, page_size, false);
+        return gpa % page_size == 0 && memory.is_memory(gpa, page_size);
     });
 }
 

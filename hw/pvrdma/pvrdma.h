@@ -27,10 +27,10 @@ enum {
 /*
  * The properties that guests see, of one number each: every list of them is made from this.
  *   X(type, member, "name", default, least, most, power_of_two, "description")
- * Names are those of ibv_device_attr; defaults are VMware's. power_of_two: 1 where the number
+ * Names are those of ibv_device_attr; defaults are VMware's, but for max-qp-wr (UCX asks for 4096 receives of a
+ * UD QP) and max-uar (2 MiB is what firmware keeps free behind a port for hot-plug). power_of_two: 1 where the number
  * must be one. max-qp: QP handles 0 and 1 are special, and a CQE has 16 bits for the handle.
- * max-uar: 2 MiB is what firmware keeps free behind a port for hot-plug. gid-tbl-len: an
- * address vector names a GID in 8 bits.
+ * gid-tbl-len: an address vector names a GID in 8 bits.
  */
 #define PVRDMA_MAX_WR 32768
 #define PVRDMA_MAX_CQE 4194304
@@ -40,7 +40,7 @@ enum {
       "version of the device (PVRDMA_REG_VERSION); 17 is for RoCEv1 only")                        \
     X(uint32_t, max_qp, "max-qp", 32768, 3, 65535, 0,                                             \
       "queue pairs, of which two are the GSI's and the SMI's")                                    \
-    X(uint32_t, max_qp_wr, "max-qp-wr", 1024, 1, PVRDMA_MAX_WR, 1,                                \
+    X(uint32_t, max_qp_wr, "max-qp-wr", 16384, 1, PVRDMA_MAX_WR, 1,                                \
       "work requests in a queue of a QP")                                                         \
     X(uint32_t, max_sge, "max-sge", 16, 1, 32, 0,                                                 \
       "scatter/gather entries of a work request")                                                 \

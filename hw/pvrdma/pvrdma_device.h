@@ -36,6 +36,10 @@ namespace rdma {
 inline constexpr uint32_t max_wr_limit = PVRDMA_MAX_WR;
 inline constexpr uint32_t max_cqe_limit = PVRDMA_MAX_CQE;
 
+// Most pages of entries that all queues of a device have, 128 GiB: each costs the device 8 bytes,
+// even where a guest names the same page for all of them.
+inline constexpr size_t max_queue_pages = size_t{32} << 20;
+
 // Most pages of an event ring, state page included. Linux's driver uses 4.
 inline constexpr uint32_t max_event_ring_pages = 64;
 
@@ -82,6 +86,7 @@ public:
         pvrdma::SendLimits send_limits;
         uint32_t max_recv_sge;
         bool ring_failed = false; // the guest has been told
+        size_t num_pages() const { return sq.num_pages() + rq.num_pages(); }
     };
     struct Cq {
         GuestRing ring;
@@ -89,11 +94,13 @@ public:
         bool armed_solicited = false;
         bool overrun = false;     // in error: takes no completions any more
         bool notify_late = false; // in _late_notifications
+        size_t num_pages() const { return ring.num_pages(); }
     };
     struct Srq {
         GuestRing ring;
         uint32_t max_sge;
         bool ring_failed = false; // the guest has been told
+        size_t num_pages() const { return ring.num_pages(); }
     };
     struct Context {}; // of a user process
 
@@ -158,6 +165,21 @@ private:
     int query_qp(const pvrdma::CmdHandle& cmd, pvrdma::RespQueryQp& resp);
     int destroy_qp(const pvrdma::CmdHandle& cmd);
 
+    // Whether so many pages of a queue are within max_queue_pages.
+    bool has_room_for(size_t pages) const { return pages <= max_queue_pages - _queue_pages; }
+    template <typename Object>
+    void insert(HandleTable<Object>& table, uint32_t handle, Object&& object)
+    {
+        _queue_pages += object.num_pages();
+        table.insert(handle, std::move(object));
+    }
+    template <typename Object>
+    void erase(HandleTable<Object>& table, uint32_t handle)
+    {
+        _queue_pages -= table.find(handle)->num_pages();
+        table.erase(handle);
+    }
+
     // data_path.cc
     template <typename Object, typename Request, typename Read>
     bool pull(uint32_t handle, Object& object, GuestRing& ring, Request& out, Read&& read);
@@ -207,6 +229,7 @@ private:
     HandleTable<Qp> _qps{UINT32_MAX};
     HandleTable<Cq> _cqs{UINT32_MAX};
     HandleTable<Srq> _srqs{UINT32_MAX};
+    size_t _queue_pages = 0; // of all of them
     HandleTable<Context> _contexts;
     IdlePolls _idle_polls;
 };

@@ -49,6 +49,9 @@ int PvrdmaDevice::create_cq(const CmdCreateCq& cmd, RespCreateCq& resp)
     if (!is_depth(cmd.cqe, _config.max_cqe)) {
         return EINVAL;
     }
+    if (!has_room_for(GuestRing::pages_for(sizeof(Cqe), cmd.cqe))) {
+        return ENOMEM;
+    }
     auto ring = make_rx_ring(_memory, cmd.pdir_dma, cmd.nchunks, sizeof(Cqe), cmd.cqe);
     if (!ring) {
         return EFAULT;
@@ -57,7 +60,7 @@ int PvrdmaDevice::create_cq(const CmdCreateCq& cmd, RespCreateCq& resp)
     if (!id) {
         return id.error();
     }
-    _cqs.insert(*id, Cq{.ring = std::move(*ring)});
+    insert(_cqs, *id, Cq{.ring = std::move(*ring)});
     resp.cq_handle = *id;
     resp.cqe = cmd.cqe;
     return 0;
@@ -68,7 +71,7 @@ int PvrdmaDevice::destroy_cq(const CmdHandle& cmd)
     int error = _backend.destroy_cq(cmd.handle);
     if (error == 0) {
         std::erase(_late_notifications, cmd.handle);
-        _cqs.erase(cmd.handle);
+        erase(_cqs, cmd.handle);
     }
     return error;
 }
@@ -80,8 +83,11 @@ int PvrdmaDevice::create_srq(const CmdCreateSrq& cmd, RespHandle& resp)
         attrs.max_sge > _config.max_srq_sge) {
         return EINVAL;
     }
-    auto ring =
-        make_rx_ring(_memory, cmd.pdir_dma, cmd.nchunks, rq_wqe_size(attrs.max_sge), attrs.max_wr);
+    uint32_t entry_size = rq_wqe_size(attrs.max_sge);
+    if (!has_room_for(GuestRing::pages_for(entry_size, attrs.max_wr))) {
+        return ENOMEM;
+    }
+    auto ring = make_rx_ring(_memory, cmd.pdir_dma, cmd.nchunks, entry_size, attrs.max_wr);
     if (!ring) {
         return EFAULT;
     }
@@ -90,7 +96,7 @@ int PvrdmaDevice::create_srq(const CmdCreateSrq& cmd, RespHandle& resp)
     if (!id) {
         return id.error();
     }
-    _srqs.insert(*id, Srq{.ring = std::move(*ring), .max_sge = attrs.max_sge});
+    insert(_srqs, *id, Srq{.ring = std::move(*ring), .max_sge = attrs.max_sge});
     resp.handle = *id;
     return 0;
 }
@@ -113,7 +119,7 @@ int PvrdmaDevice::destroy_srq(const CmdHandle& cmd)
 {
     int error = _backend.destroy_srq(cmd.handle);
     if (error == 0) {
-        _srqs.erase(cmd.handle);
+        erase(_srqs, cmd.handle);
     }
     return error;
 }
@@ -158,6 +164,9 @@ int PvrdmaDevice::create_qp(const CmdCreateQp& cmd, ResponseSlot& response)
         cmd.total_chunks < rq_first + rq_pages) {
         return EINVAL;
     }
+    if (!has_room_for(sq_pages + rq_pages)) {
+        return ENOMEM;
+    }
     std::vector<uint64_t> pages(rq_first + rq_pages);
     if (!read_page_directory(_memory, cmd.pdir_dma, pages)) {
         return EFAULT;
@@ -176,14 +185,15 @@ int PvrdmaDevice::create_qp(const CmdCreateQp& cmd, ResponseSlot& response)
     auto part = [&](uint32_t first, uint32_t count) {
         return std::vector(pages.begin() + first, pages.begin() + first + count);
     };
-    _qps.insert(numbers->id, Qp{.sq = GuestRing(pages[0] + ring_tx_offset, part(1, sq_pages),
-                                                sq_entry, cmd.max_send_wr),
-                                .rq = GuestRing(pages[0] + ring_rx_offset, part(rq_first, rq_pages),
-                                                rq_entry, max_recv_wr),
-                                .send_limits = {.max_sge = cmd.max_send_sge,
-                                                .pd = cmd.pd_handle,
-                                                .datagram = init.type == IBV_QPT_UD},
-                                .max_recv_sge = max_recv_sge});
+    insert(
+        _qps, numbers->id,
+        Qp{.sq = GuestRing(pages[0] + ring_tx_offset, part(1, sq_pages), sq_entry, cmd.max_send_wr),
+           .rq = GuestRing(pages[0] + ring_rx_offset, part(rq_first, rq_pages), rq_entry,
+                           max_recv_wr),
+           .send_limits = {.max_sge = cmd.max_send_sge,
+                           .pd = cmd.pd_handle,
+                           .datagram = init.type == IBV_QPT_UD},
+           .max_recv_sge = max_recv_sge});
     if (_config.version >= version_with_qp_handle) {
         write_slot(response, RespCreateQpV2{.qpn = numbers->qpn,
                                             .qp_handle = numbers->id,
@@ -231,7 +241,7 @@ int PvrdmaDevice::destroy_qp(const CmdHandle& cmd)
 {
     int error = _backend.destroy_qp(cmd.handle);
     if (error == 0) {
-        _qps.erase(cmd.handle);
+        erase(_qps, cmd.handle);
     }
     return error;
 }

@@ -44,6 +44,7 @@ void PvrdmaDevice::drop_shared_region()
     _qps.clear();
     _cqs.clear();
     _srqs.clear();
+    _queue_pages = 0;
     _contexts.clear();
     _late_notifications.clear();
     _unanswered.reset();

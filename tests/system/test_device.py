@@ -15,7 +15,7 @@ def test_devinfo_prints_what_is_true(fabric):
         field = {m[1]: m[2].strip() for m in re.finditer(r"^\s*(\w+):\s*(.*)$", info, re.M)}
         assert field["vendor_id"] == "0x15ad"
         assert field["max_qp"] == "32768"
-        assert field["max_qp_wr"] == "1024"
+        assert field["max_qp_wr"] == "16384"
         assert field["max_sge"] == "16"
         assert field["max_cq"] == "4096"
         assert field["max_cqe"] == "262144"

@@ -52,6 +52,13 @@ def test_ram_must_be_shared(ram):
     assert "memory-backend-memfd,id=ram,size=SIZE,share=on" in said, said
 
 
+@pytest.mark.parametrize("iommu", ["intel-iommu,intremap=on", "virtio-iommu-pci"])
+def test_a_virtual_iommu_is_refused(iommu):
+    status, said = qemu(*SHARED_RAM, "-device", iommu, *NETDEV, *NIC, "-device", "pvrdma,addr=5.1,backend=verbs")
+    assert status != 0 and "backend=verbs does not work behind a virtual IOMMU" in said, said
+    assert "default_bus_bypass_iommu=on" in said, said
+
+
 @pytest.mark.skipif(pathlib.Path("/sys/class/infiniband").exists(), reason="the machine has RDMA devices")
 def test_a_host_without_devices():
     status, said = on_host(",ibdev=rxe0")

@@ -24,6 +24,7 @@ PvrdmaConfig config_then()
 {
     PvrdmaConfig config = WholeDevice::defaults();
     config.max_uar = 1024;
+    config.max_qp_wr = 1024;
     return config;
 }
 

@@ -4,6 +4,7 @@
 // moves data; the next object is refused, memory is in proportion to what
 // exists and comes back.
 #include "counted_heap.h"
+#include "pvrdma_device.h"
 #include "whole_device.h"
 
 #include <gtest/gtest.h>
@@ -254,6 +255,55 @@ TEST_F(Limits, WhatIsDestroyedGivesItsMemoryBack)
         bytes = heap;
     }
     EXPECT_EQ(round[2], round[1]);
+}
+
+// A queue's entries are guest memory: a deep queue pair costs the device the addresses of their
+// pages.
+TEST_F(Limits, ADeepQueuePairTakesAnAddressForEachPageAndNothingElse)
+{
+    pd = device.create_pd().value();
+    cq = device.create_cq(cq_slots, cq_pages).value();
+    auto bytes_of = [&](const QueueShape& of) {
+        QueuePages of_qp = device.qp_pages(of);
+        auto warm = device.create_qp(of, pd, cq.handle, of_qp).value(); // the tables grow
+        size_t before = heap;
+        auto qp = device.create_qp(of, pd, cq.handle, of_qp);
+        EXPECT_TRUE(qp.has_value());
+        size_t bytes = heap - before;
+        EXPECT_EQ(device.destroy(cmd_destroy_qp, warm.handle), 0);
+        return bytes;
+    };
+    const QueueShape deepest{qpt_ud, device.caps.max_qp_wr, device.caps.max_qp_wr, 2};
+    ASSERT_GE(deepest.send_wr, 16384u);
+    size_t list = 8 * (deepest.send_pages() + deepest.recv_pages());
+    EXPECT_LE(bytes_of(deepest), bytes_of({qpt_ud}) + list);
+}
+
+// However many queues lie in the same pages.
+TEST_F(Limits, PagesOfAllQueuesHaveABound)
+{
+    pd = device.create_pd().value();
+    cq = device.create_cq(cq_slots, cq_pages).value();
+    const QueueShape deepest{qpt_rc, device.caps.max_qp_wr, device.caps.max_qp_wr,
+                             device.caps.max_sge};
+    pages = device.qp_pages(deepest);
+    auto make = [&] { return handle_of(device.create_qp(deepest, pd, cq.handle, pages)); };
+    size_t most = max_queue_pages / (deepest.send_pages() + deepest.recv_pages());
+    ASSERT_LT(most, device.caps.max_qp);
+    std::vector<uint32_t> handles;
+    size_t before = heap;
+    while (auto handle = make()) {
+        handles.push_back(*handle);
+        ASSERT_LE(handles.size(), most);
+    }
+    EXPECT_EQ(handles.size(), most - 1) << "the CQ has pages, too";
+    EXPECT_LT(heap - before, max_queue_pages * 8 + handles.size() * 4096);
+    replace_one(handles, cmd_destroy_qp, make);
+    device.reset();
+    device.bring_up();
+    pd = device.create_pd().value();
+    cq = device.create_cq(cq_slots, cq_pages).value();
+    EXPECT_TRUE(make().has_value()) << "a reset gives all back";
 }
 
 // A guest that has asked for as much as it gets and is reset leaves nothing.

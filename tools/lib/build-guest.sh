@@ -16,12 +16,13 @@ guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
     nfs-common nfs-kernel-server nvme-cli open-iscsi fio e2fsprogs kexec-tools
+    ucx-utils libfabric-bin openmpi-bin python3-mpi4py
 )
 # Parts of the kernel's source that the guests have in /usr/src/linux: a tree of
 # many small files.
 guest_tree=(include net)
 # What the initramfs needs to reach the root.
-initramfs_modules=(virtio_pci virtio_blk squashfs overlay)
+initramfs_modules=(virtio_pci virtio_iommu virtio_blk squashfs overlay)
 
 # guest_sources [FOLDER]: the guest's suite and its updates, from the machine's own mirrors.
 guest_sources() {

@@ -134,11 +134,12 @@ copy_glue() {
     done < <(cd "$target/ours" && find . -type f -printf '%P\n')
 }
 
-# The archive keeps its time when it has not changed, so that QEMU is not linked
-# again.
+# QEMU is linked again where the archive has changed: its build does not know of it.
 copy_core() {
-    cmp -s "$core_build/libqemu-rdma-core.a" "$qemu_build/libqemu-rdma-core.a" ||
+    cmp -s "$core_build/libqemu-rdma-core.a" "$qemu_build/libqemu-rdma-core.a" || {
+        rm -f "$qemu_build"/qemu-{system,fuzz}-x86_64
         cp "$core_build/libqemu-rdma-core.a" "$qemu_build/"
+    }
 }
 
 # Anew where the options have changed.

@@ -61,6 +61,14 @@ static void rdma_core_mark_dirty(void *opaque, uint64_t gpa, uint64_t size)
     rdma_memory_mark_dirty(&core->memory, gpa, size);
 }
 
+static bool rdma_core_translate(void *opaque, uint64_t address, bool write,
+                                uint64_t *gpa)
+{
+    RdmaCore *core = opaque;
+
+    return rdma_memory_translate(&core->memory, address, write, gpa);
+}
+
 static void rdma_core_nic_info(void *opaque, RdmaNicInfo *info)
 {
     RdmaCore *core = opaque;
@@ -452,6 +460,11 @@ static void rdma_core_host_events(void *opaque)
     rdma_device_events(core->device);
 }
 
+static bool rdma_core_is_on_host(RdmaCore *core)
+{
+    return !strcmp(core->backend, "verbs");
+}
+
 static bool rdma_core_create(RdmaCore *core, Error **errp)
 {
     RdmaBackendConfig config;
@@ -469,8 +482,10 @@ static bool rdma_core_create(RdmaCore *core, Error **errp)
     if (!rdma_core_backend_config(core, &config, errp)) {
         return false;
     }
-    /* Which backend maps the guest's memory once more for the host's device. */
-    if (!strcmp(core->backend, "verbs") && !rdma_memory_check_shared(errp)) {
+    /* The guest's memory is mapped once more for the host's device. */
+    if (rdma_core_is_on_host(core) &&
+        (!rdma_memory_check_direct(core->pci_dev, errp) ||
+         !rdma_memory_check_shared(errp))) {
         return false;
     }
     core->device = core->ops->create(core, &config, &rdma_core_host_ops, core,
@@ -529,7 +544,8 @@ void rdma_core_start(RdmaCore *core)
     DeviceState *dev = DEVICE(core->pci_dev);
 
     rdma_memory_start(&core->memory, pci_get_address_space(core->pci_dev),
-                      core->device);
+                      core->device,
+                      rdma_core_is_on_host(core) ? NULL : rdma_core_translate);
     if (!core->nic.running) {
         rdma_device_stop(core->device, core->stopped_rnr_nak);
     }
