@@ -82,6 +82,40 @@ TEST(Fields, are_little_endian_in_the_order_of_their_description)
     EXPECT_EQ(written(e), expected);
 }
 
+TEST(Fields, that_an_older_version_lacks_stay_as_they_are)
+{
+    struct Object {
+        uint32_t old_field = 1;
+        uint32_t added = 2;
+        uint32_t added_later = 3;
+    };
+    auto describe = [](auto& a, Object& object) {
+        a.u32("old_field", object.old_field);
+        a.since(2, [&] { a.u32("added", object.added); });
+        a.since(3, [&] { a.u32("added_later", object.added_later); });
+    };
+    std::vector<uint8_t> bytes;
+    FieldWriter writer(bytes);
+    Object saved{10, 20, 30};
+    describe(writer, saved);
+    ASSERT_EQ(bytes.size(), 12u);
+    for (uint16_t version : std::initializer_list<uint16_t>{1, 2, 3}) {
+        Object loaded;
+        std::span<const uint8_t> all = bytes;
+        FieldReader reader(all.first(4u * version), version);
+        describe(reader, loaded);
+        EXPECT_TRUE(reader.finish()) << version;
+        EXPECT_EQ(loaded.old_field, 10u);
+        EXPECT_EQ(loaded.added, version >= 2 ? 20u : 2u);
+        EXPECT_EQ(loaded.added_later, version >= 3 ? 30u : 3u);
+    }
+    // What the version does not have is too much.
+    Object loaded;
+    FieldReader reader(bytes, 2);
+    describe(reader, loaded);
+    EXPECT_FALSE(reader.finish());
+}
+
 TEST(Fields, come_back_as_they_were)
 {
     Everything e;
