@@ -3,6 +3,7 @@
 to change."""
 import json
 import pathlib
+import re
 import socket
 import struct
 import subprocess
@@ -10,7 +11,8 @@ import threading
 
 import pytest
 
-QEMU = pathlib.Path(__file__).resolve().parents[2] / "tools/qemu-system-x86_64"
+TOP = pathlib.Path(__file__).resolve().parents[2]
+QEMU = TOP / "tools/qemu-system-x86_64"
 NETDEV = ["-netdev", "hubport,hubid=0,id=n0"]
 NIC = ["-device", "vmxnet3,netdev=n0,addr=5.0,multifunction=on"]
 VHOST_USER_GET_FEATURES = 1
@@ -39,6 +41,26 @@ def qemu(*arguments):
 
 def pvrdma(options="", nic=True):
     return qemu(*(NETDEV + NIC if nic else []), "-device", f"pvrdma,addr=5.1{options}")
+
+
+def help_of(device):
+    """Name, description and default (None: not told) of each property."""
+    said = subprocess.run([QEMU, "-device", f"{device},help"], capture_output=True, text=True, timeout=60, check=True)
+    found = re.findall(r"^  ([\w-]+)=<\w+>(?: *- (.*?))?(?: \(default: (.*)\))?$", said.stdout, re.MULTILINE)
+    return {name: (description, default) for name, description, default in found}
+
+
+def test_help_and_the_documentation_have_every_property_with_its_default():
+    own = {name: told for name, told in help_of("pvrdma").items() if name not in help_of("vmxnet3")}
+    assert len(own) > 30
+    docs = "".join((TOP / "docs" / page).read_text() for page in ("pvrdma.md", "verbs-backend.md"))
+    for name, (description, default) in own.items():
+        assert description, f"{name} has no description"
+        assert f"`{name}" in docs, f"{name} is not documented"
+        row = re.search(rf"^\| `{name}` \| `?(\S+?)`? \|", docs, re.MULTILINE)
+        if row and default:
+            same = int(row[1], 0) == int(default) if default.lstrip("-").isdigit() else row[1] == default
+            assert same, f"{name} is {default}, documented as {row[1]}"
 
 
 def test_a_right_one_starts():
