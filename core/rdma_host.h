@@ -28,12 +28,12 @@ typedef struct RdmaMemoryRegion {
 } RdmaMemoryRegion;
 
 /*
- * Behind a virtual IOMMU: what the guest gives as addresses of its memory are then no addresses of
- * the table of regions. Called with the opaque of RdmaHostOps; sets *gpa to where in the table a page
- * begins (address is a multiple of 4096); false: it is not mapped, or not for such an access. A page
- * is asked for once; the answer holds until rdma_device_invalidate_translations(),
- * rdma_device_set_translation() or rdma_device_set_memory(). It may lead back into the device as
- * raise_irq may, for an IOMMU tells the guest what it refuses.
+ * Behind a virtual IOMMU the guest's addresses are not those of the table of regions. Gets the
+ * opaque of RdmaHostOps and sets *gpa to where in the table a page begins; address is a multiple
+ * of 4096. False: the page is not mapped, or not for such an access. The device keeps an answer
+ * until rdma_device_invalidate_translations(), rdma_device_set_translation() or
+ * rdma_device_set_memory(). It may call these three, and may lead back into the device as
+ * raise_irq may: an IOMMU tells the guest what it refuses.
  */
 typedef bool RdmaTranslate(void *opaque, uint64_t address, bool write, uint64_t *gpa);
 

@@ -51,10 +51,8 @@ void rdma_device_bar_write(RdmaDevice *device, unsigned bar, uint64_t offset, ui
 
 /* Replace the table of guest memory. The array is copied. */
 void rdma_device_set_memory(RdmaDevice *device, const RdmaMemoryRegion *regions, size_t count);
-/*
- * Behind a virtual IOMMU: translate, or NULL, as at creation, where addresses that the guest gives
- * are those of the table. Not with the verbs backend.
- */
+/* translate: behind a virtual IOMMU; NULL, as at creation: nothing is translated, and nothing may
+ * be with the verbs backend. */
 void rdma_device_set_translation(RdmaDevice *device, RdmaTranslate *translate);
 void rdma_device_invalidate_translations(RdmaDevice *device);
 /* Report every write through mark_dirty (on) or none (off, as at creation). */
