@@ -131,13 +131,12 @@ struct PeerChannel::Listener {
 };
 
 PeerChannel::PeerChannel(Handler& handler, uint16_t port, Log log)
-    : _handler(handler), _port(port), _log(std::move(log)), _epoll(epoll_create1(EPOLL_CLOEXEC)),
-      _kick(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), _spare(eventfd(0, EFD_CLOEXEC))
+    : _handler(handler), _port(port), _log(std::move(log)),
+      _epoll(epoll_create1(EPOLL_CLOEXEC)), _kick(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 {
     epoll_event event{};
     event.events = EPOLLIN;
-    if (_epoll < 0 || _kick < 0 || _spare < 0 ||
-        epoll_ctl(_epoll, EPOLL_CTL_ADD, _kick, &event) != 0) {
+    if (_epoll < 0 || _kick < 0 || epoll_ctl(_epoll, EPOLL_CTL_ADD, _kick, &event) != 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
 }
@@ -147,7 +146,6 @@ PeerChannel::~PeerChannel()
     close();
     ::close(_epoll);
     ::close(_kick);
-    ::close(_spare);
 }
 
 void PeerChannel::close()
@@ -322,16 +320,6 @@ void PeerChannel::bury()
     }
 }
 
-// There is no descriptor for a connection, which would wait, and have handle() called,
-// for ever: it ends.
-void PeerChannel::refuse(const Listener& listener)
-{
-    ::close(_spare);
-    ::close(accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
-    _spare = eventfd(0, EFD_CLOEXEC);
-    drop_oldest_stranger();
-}
-
 void PeerChannel::drop_oldest_stranger()
 {
     for (const auto& [number, connection] : _connections) {
@@ -352,7 +340,8 @@ void PeerChannel::accept(Listener& listener)
     int fd = accept4(listener.fd, from.get(), &from.size, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE) {
-            refuse(listener);
+            _spare.refuse(listener.fd, [](int) {});
+            drop_oldest_stranger();
         }
         return;
     }

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "peer_messages.h"
+#include "spare_descriptor.h"
 
 namespace rdma::verbs {
 
@@ -91,7 +92,6 @@ private:
 
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
-    void refuse(const Listener& listener);
     void drop_oldest_stranger();
     void work(Connection& connection, uint32_t events);
     bool is_trusted(Connection& connection) const;
@@ -108,7 +108,7 @@ private:
     Log _log;
     int _epoll = -1;
     int _kick = -1; // an eventfd: there are connections to bury
-    int _spare = -1; // a descriptor that is given up to refuse a connection
+    SpareDescriptor _spare;
     uint64_t _turn = 1; // handle()'s
     uint64_t _next_connection = 1;
     uint32_t _next_id = 1;

@@ -2,7 +2,6 @@
 #include "server.h"
 
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -57,10 +56,9 @@ ssize_t send_packet(int fd, const T& message)
 
 Server::Server(std::vector<Listener> listeners, OpenPort open, Log log, size_t max_per_process)
     : _listeners(std::move(listeners)), _open(std::move(open)), _log(std::move(log)),
-      _max_per_process(max_per_process), _epoll(epoll_create1(EPOLL_CLOEXEC)),
-      _spare(eventfd(0, EFD_CLOEXEC))
+      _max_per_process(max_per_process), _epoll(epoll_create1(EPOLL_CLOEXEC))
 {
-    if (_epoll < 0 || _spare < 0) {
+    if (_epoll < 0) {
         throw std::runtime_error(fmt::format("no event descriptors: {}", strerror(errno)));
     }
     for (uint64_t i = 0; i < _listeners.size(); ++i) {
@@ -74,7 +72,6 @@ Server::~Server()
         close(client.fd);
     }
     close(_epoll);
-    close(_spare);
 }
 
 void Server::watch(int fd, uint64_t what)
@@ -112,24 +109,13 @@ void Server::accept_clients(const Listener& listener)
         if (fd < 0) {
             if ((errno == EMFILE || errno == ENFILE) &&
                 !make_room(_clients.size(), [](const Client&) { return true; })) {
-                refuse_without_descriptor(listener);
+                _spare.refuse(listener.fd,
+                              [this](int client) { refuse(client, "it has no descriptors left"); });
             }
             return;
         }
         accept_client(fd, listener);
     }
-}
-
-// It would wait, and run() would have something to do, for ever.
-void Server::refuse_without_descriptor(const Listener& listener)
-{
-    close(_spare);
-    int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd >= 0) {
-        refuse(fd, "it has no descriptors left");
-        close(fd);
-    }
-    _spare = eventfd(0, EFD_CLOEXEC);
 }
 
 void Server::accept_client(int fd, const Listener& listener)

@@ -23,6 +23,7 @@
 #include "listener.h"
 #include "mux_protocol.h"
 #include "router.h"
+#include "spare_descriptor.h"
 
 namespace rdma::mux {
 
@@ -108,7 +109,6 @@ private:
 
     void watch(int fd, uint64_t what);
     void accept_clients(const Listener& listener);
-    void refuse_without_descriptor(const Listener& listener);
     void accept_client(int fd, const Listener& listener);
     bool make_room(size_t limit, const std::function<bool(const Client&)>& is_counted);
     void read_client(ClientId id);
@@ -129,7 +129,7 @@ private:
     Log _log;
     const size_t _max_per_process;
     int _epoll;
-    int _spare; // a descriptor that is given up to refuse a client
+    verbs::SpareDescriptor _spare;
     ClientId _next_client = 0;
     uint32_t _next_port = 0;
     std::map<ClientId, Client> _clients;
