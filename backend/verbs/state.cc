@@ -189,8 +189,7 @@ Status VerbsBackend::load_mr(const Section& section)
     if (Status status = read(section, state); !status) {
         return status;
     }
-    Pd* pd = _pds.find(state.pd);
-    if (!pd) {
+    if (!_pds.find(state.pd)) {
         return wrong(fmt::format("PD {} is not there", state.pd));
     }
     MrInit init{.kind = state.dma ? MrInit::Kind::dma : MrInit::Kind::user,
@@ -210,14 +209,8 @@ Status VerbsBackend::load_mr(const Section& section)
     if (!mr) {
         return wrong("the id is in use or out of range");
     }
-    ++pd->users;
-    mr->num_pages = state.pages.size();
-    _num_pages += mr->num_pages;
-    _num_runs += mr->mapping.runs();
+    count_region(state.id, *mr, state.pages.size());
     know_keys(state.id, *mr);
-    if (mr->dma) {
-        _dma_regions[mr->lkey] = state.id;
-    }
     // A region that was loaded before this one may have its keys here.
     for (bool remote : {false, true}) {
         auto other = remote ? _rkeys.region_with(state.rkey) : _lkeys.region_with(state.lkey);

@@ -362,10 +362,26 @@ void VerbsBackend::report_written(const Mr& mr)
     }
 }
 
-void VerbsBackend::forget_sizes(const Mr& mr)
+// What is kept of all regions together, of one that there is now.
+void VerbsBackend::count_region(uint32_t id, Mr& mr, size_t num_pages)
 {
+    ++_pds.find(mr.pd)->users;
+    mr.num_pages = num_pages;
+    _num_pages += num_pages;
+    _num_runs += mr.mapping.runs();
+    if (mr.dma) {
+        _dma_regions[mr.lkey] = id;
+    }
+}
+
+void VerbsBackend::uncount_region(const Mr& mr)
+{
+    --_pds.find(mr.pd)->users;
     _num_pages -= mr.num_pages;
     _num_runs -= mr.mapping.runs();
+    if (mr.dma) {
+        _dma_regions.erase(mr.lkey);
+    }
 }
 
 Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
@@ -384,13 +400,7 @@ Result<MrKeys> VerbsBackend::reg_mr(const MrInit& init)
     if (!mr) {
         return std::unexpected(ENOMEM);
     }
-    ++pd->users;
-    mr->num_pages = init.pages.size();
-    _num_pages += mr->num_pages;
-    _num_runs += mr->mapping.runs();
-    if (mr->dma) {
-        _dma_regions[mr->lkey] = id;
-    }
+    count_region(id, *mr, init.pages.size());
     return MrKeys{id, mr->lkey, mr->rkey};
 }
 
@@ -417,13 +427,9 @@ int VerbsBackend::dereg_mr(uint32_t id)
     if (!mr) {
         return ENOENT;
     }
-    --_pds.find(mr->pd)->users;
     _lkeys.retire(mr->lkey);
     _rkeys.retire(mr->rkey);
-    forget_sizes(*mr);
-    if (mr->dma) {
-        _dma_regions.erase(mr->lkey);
-    }
+    uncount_region(*mr);
     Mr ended = std::move(*mr);
     _mrs.erase(id);
     ended.host.reset();

@@ -274,7 +274,8 @@ private:
     void know_keys(uint32_t id, const Mr& mr);
     int register_region(const MrInit& init, Mr& mr);
     void report_written(const Mr& mr);
-    void forget_sizes(const Mr& mr);
+    void count_region(uint32_t id, Mr& mr, size_t num_pages);
+    void uncount_region(const Mr& mr);
     Result<HostPd> alloc_host_pd();
     int create_host_cq(Cq& cq);
     Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
