@@ -197,12 +197,12 @@ static void rdma_core_put_bytes(void *opaque, const uint8_t *bytes, size_t size)
 }
 
 typedef bool RdmaCoreTake(RdmaDevice *device, const uint8_t *state, size_t size,
-                        char **error);
+                          char **error);
 
-static int rdma_core_get_bytes(QEMUFile *f, RdmaCore *core, int version,
-                               RdmaCoreTake *take)
+static int rdma_core_get_bytes(QEMUFile *f, RdmaCore *core,
+                               const VMStateField *field, RdmaCoreTake *take)
 {
-    uint64_t size = version == 1 ? qemu_get_be32(f) : qemu_get_be64(f);
+    uint64_t size = field->version_id == 1 ? qemu_get_be32(f) : qemu_get_be64(f);
     g_autofree uint8_t *bytes = NULL;
     char *message = NULL;
 
@@ -231,7 +231,7 @@ static int rdma_core_get_bytes(QEMUFile *f, RdmaCore *core, int version,
 }
 
 typedef bool RdmaCoreSave(RdmaDevice *device, RdmaPutState *put, void *opaque,
-                        char **error);
+                          char **error);
 
 /* QEMU goes on with the VM here where a device's state cannot be sent. */
 static int rdma_core_save_bytes(QEMUFile *f, RdmaCore *core, RdmaCoreSave *save)
@@ -248,26 +248,20 @@ static int rdma_core_save_bytes(QEMUFile *f, RdmaCore *core, RdmaCoreSave *save)
 }
 
 static int rdma_core_put_state(QEMUFile *f, void *pv, size_t size,
-                            const VMStateField *field, JSONWriter *vmdesc)
+                               const VMStateField *field, JSONWriter *vmdesc)
 {
     return rdma_core_save_bytes(f, pv, rdma_device_save);
 }
 
 static int rdma_core_get_state(QEMUFile *f, void *pv, size_t size,
-                            const VMStateField *field)
-{
-    return rdma_core_get_bytes(f, pv, 2, rdma_device_load);
-}
-
-static int rdma_core_get_state_v1(QEMUFile *f, void *pv, size_t size,
                                const VMStateField *field)
 {
-    return rdma_core_get_bytes(f, pv, 1, rdma_device_load);
+    return rdma_core_get_bytes(f, pv, field, rdma_device_load);
 }
 
 /* Before anything is sent: what cannot come along is told. */
 static int rdma_core_check_migration(NotifierWithReturn *notifier,
-                                  MigrationEvent *event, Error **errp)
+                                     MigrationEvent *event, Error **errp)
 {
     RdmaCore *core = container_of(notifier, RdmaCore, migration_notifier);
     char *message = NULL;
@@ -297,7 +291,7 @@ static int rdma_core_check_migration(NotifierWithReturn *notifier,
 
 /* The VM has stopped, paused before or not; memory goes out for the last time. */
 static int rdma_core_precopy(NotifierWithReturn *notifier, void *data,
-                          Error **errp)
+                             Error **errp)
 {
     RdmaCore *core = container_of(notifier, RdmaCore, precopy_notifier);
     PrecopyNotifyData *precopy = data;
@@ -309,7 +303,7 @@ static int rdma_core_precopy(NotifierWithReturn *notifier, void *data,
 }
 
 static int rdma_core_put_config(QEMUFile *f, void *pv, size_t size,
-                             const VMStateField *field, JSONWriter *vmdesc)
+                                const VMStateField *field, JSONWriter *vmdesc)
 {
     RdmaCore *core = pv;
     char *message = NULL;
@@ -324,15 +318,9 @@ static int rdma_core_put_config(QEMUFile *f, void *pv, size_t size,
 }
 
 static int rdma_core_get_config(QEMUFile *f, void *pv, size_t size,
-                             const VMStateField *field)
-{
-    return rdma_core_get_bytes(f, pv, 2, rdma_device_check_config);
-}
-
-static int rdma_core_get_config_v1(QEMUFile *f, void *pv, size_t size,
                                 const VMStateField *field)
 {
-    return rdma_core_get_bytes(f, pv, 1, rdma_device_check_config);
+    return rdma_core_get_bytes(f, pv, field, rdma_device_check_config);
 }
 
 const VMStateInfo rdma_core_state_info = {
@@ -345,16 +333,6 @@ const VMStateInfo rdma_core_config_info = {
     .name = "RDMA device configuration",
     .get = rdma_core_get_config,
     .put = rdma_core_put_config,
-};
-
-const VMStateInfo rdma_core_state_info_v1 = {
-    .name = "RDMA device state",
-    .get = rdma_core_get_state_v1,
-};
-
-const VMStateInfo rdma_core_config_info_v1 = {
-    .name = "RDMA device configuration",
-    .get = rdma_core_get_config_v1,
 };
 
 bool rdma_core_is_v1(void *opaque, int version_id)

@@ -122,7 +122,7 @@ void rdma_core_default_properties(RdmaCore *core);
 bool rdma_core_realize(RdmaCore *core, PCIDevice *pci_dev, const RdmaCoreOps *ops, Error **errp);
 /* The function is complete: from now on it sees memory and takes part in migration. */
 void rdma_core_start(RdmaCore *core);
-/* Both may be called without rdma_core_start(). */
+/* Also where rdma_core_start() has not been called. */
 void rdma_core_unrealize(RdmaCore *core);
 
 /* The getter of the property "stats". */
@@ -139,24 +139,23 @@ bool rdma_core_choose(const char *property, const char *value, const char *const
  * Fields of a VMState description: the whole device, and its configuration alone. The
  * description has version 2 and takes 1, whose length has 32 bits.
  */
-extern const VMStateInfo rdma_core_state_info, rdma_core_state_info_v1;
-extern const VMStateInfo rdma_core_config_info, rdma_core_config_info_v1;
+extern const VMStateInfo rdma_core_state_info, rdma_core_config_info;
 bool rdma_core_is_v1(void *opaque, int version_id);
 bool rdma_core_is_v2(void *opaque, int version_id);
 
-#define VMSTATE_RDMA_FIELD_(_offset, _info, _exists) { \
+#define VMSTATE_RDMA_FIELD_(_offset, _info, _version) { \
     .name = "state", \
     .info = &(_info), \
+    .version_id = (_version), \
     .flags = VMS_SINGLE, \
     .offset = (_offset), \
-    .field_exists = (_exists), \
+    .field_exists = rdma_core_is_v##_version, \
 }
+#define VMSTATE_RDMA_FIELDS_(_offset, _info) \
+    VMSTATE_RDMA_FIELD_(_offset, _info, 2), VMSTATE_RDMA_FIELD_(_offset, _info, 1)
 #define VMSTATE_RDMA_CORE(_core, _state) \
-    VMSTATE_RDMA_FIELD_(offsetof(_state, _core), rdma_core_state_info, rdma_core_is_v2), \
-    VMSTATE_RDMA_FIELD_(offsetof(_state, _core), rdma_core_state_info_v1, rdma_core_is_v1)
+    VMSTATE_RDMA_FIELDS_(offsetof(_state, _core), rdma_core_state_info)
 /* Of a description whose state is the RdmaCore. */
-#define VMSTATE_RDMA_CONFIG() \
-    VMSTATE_RDMA_FIELD_(0, rdma_core_config_info, rdma_core_is_v2), \
-    VMSTATE_RDMA_FIELD_(0, rdma_core_config_info_v1, rdma_core_is_v1)
+#define VMSTATE_RDMA_CONFIG() VMSTATE_RDMA_FIELDS_(0, rdma_core_config_info)
 
 #endif
