@@ -11,7 +11,7 @@ import pytest
 
 from test_programs import expect_success
 from verifying import PORT, PROGRAM
-from vm.fabric import MTU, Node
+from vm.fabric import MTU, Fabric, Node
 
 HOSTILE = "/payload/rdma-hostile"
 SECOND = "0000:00:06.1"  # the attacked function in guest 1
@@ -44,17 +44,10 @@ class TwoDeviceNode(Node):
         return self.guest.stats("rdma1")
 
 
-class HostileFabric:
+class HostileFabric(Fabric):
     def __init__(self, directory, image, payload):
-        self.nodes = [TwoDeviceNode(directory, image, payload),
-                      Node("pvrdma", 2, directory, image, payload=payload)]
-        for node in self.nodes:
-            node.configure()
-        self.nodes[0].guest.check(f"ping -q -c 1 {self.nodes[1].ipv4}")
-
-    def stop(self):
-        for node in self.nodes:
-            node.guest.stop()
+        self._come_up([lambda: TwoDeviceNode(directory, image, payload),
+                       lambda: Node("pvrdma", 2, directory, image, payload=payload)])
 
 
 @pytest.fixture(scope="module")

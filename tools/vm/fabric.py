@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two guests on one network, each with an RDMA device of a given kind."""
 import contextlib
+import functools
 import json
 import pathlib
 
@@ -162,10 +163,15 @@ class Fabric:
     """
 
     def __init__(self, kinds, directory, image, each=({}, {}), **options):
+        self._come_up([functools.partial(Node, kind, index, directory, image, **options, **own)
+                       for index, (kind, own) in enumerate(zip(kinds, each), start=1)])
+
+    def _come_up(self, makers):
+        """The nodes are what the makers make."""
         self.nodes = []
         try:
-            for index, (kind, own) in enumerate(zip(kinds, each), start=1):
-                self.nodes.append(Node(kind, index, directory, image, **options, **own))
+            for make in makers:
+                self.nodes.append(make())
             for node in self.nodes:
                 node.configure()
             # Neighbour discovery is not part of what is tested or measured.
