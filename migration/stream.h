@@ -34,6 +34,11 @@ inline constexpr uint64_t max_stream_size = uint64_t{1} << 32;
 
 enum class DeviceKind : uint16_t { pvrdma = 1 };
 
+#ifdef RDMA_FUZZ
+// In fuzzing builds only: what a target makes up is to be read, whatever its CRC.
+inline bool fuzz_any_crc = false;
+#endif
+
 // Nothing, or what is wrong, for a person.
 using Status = std::expected<void, std::string>;
 

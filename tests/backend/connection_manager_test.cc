@@ -48,9 +48,9 @@ protected:
             }
             // What reach() has sent more than once may come late.
             auto is_other = [](const CmEnd::Received& r) { return r.first_id() != 0x77; };
-            EXPECT_TRUE(run_until({from, to}, [&, to = to] {
-                std::erase_if(to->received, is_other);
-                return to->received.size() >= all_cm_kinds.size();
+            EXPECT_TRUE(run_until({from, to}, [&, end = to] {
+                std::erase_if(end->received, is_other);
+                return end->received.size() >= all_cm_kinds.size();
             }));
             std::erase_if(from->received, is_other);
             // In order, once each, as they were sent (but for umad's half of the TID).

@@ -69,8 +69,10 @@ private:
     void run_engines()
     {
         for (bool more = true; more;) {
-            more = _engine_a.run(_now, 64) | _engine_b.run(_now, 64);
-            more |= deliver(_link_a, _engine_b) | deliver(_link_b, _engine_a);
+            more = _engine_a.run(_now, 64);
+            more |= _engine_b.run(_now, 64);
+            more |= deliver(_link_a, _engine_b);
+            more |= deliver(_link_b, _engine_a);
         }
     }
     bool deliver(EngineLink& from, roce::Engine& to)

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "guest_steps.h"
+#include "stream.h"
 
 namespace rdma::fuzz {
 namespace {
@@ -107,6 +108,7 @@ void run(FuzzedDataProvider& data)
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size)
 {
+    rdma::migration::fuzz_any_crc = true;
     FuzzedDataProvider data(bytes, size);
     rdma::fuzz::run(data);
     return 0;

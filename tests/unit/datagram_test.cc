@@ -200,7 +200,7 @@ TEST_F(Datagram, takes_from_a_shared_receive_queue_and_counts_towards_its_limit)
     init.cap.max_recv_wr = init.cap.max_recv_sge = 0;
     qb = b.engine.create_qp(init).value();
     bring_up(b, qb);
-    for (uint64_t id : {20, 21}) {
+    for (uint64_t id : {20u, 21u}) {
         b.srq_queues[srq].push_back(recv_request(id, b_buffer, 1000, kb.lkey));
     }
     ASSERT_EQ(b.engine.modify_srq(srq, {0, 0, 1}, IBV_SRQ_LIMIT), 0);

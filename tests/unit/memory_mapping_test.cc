@@ -133,7 +133,7 @@ TEST_F(MemoryMappingTest, what_is_not_shared_memory_is_refused)
         {base + 6 * page_size, page_size, file, false, true, _fd, 100}, // not on pages
     };
     memory.set_table(regions);
-    for (uint64_t bad : {2, 3, 4, 5, 6}) {
+    for (uint64_t bad : {2u, 3u, 4u, 5u, 6u}) {
         const uint64_t pages[] = {base, base + bad * page_size};
         EXPECT_EQ(error_of(pages), EFAULT) << bad;
         EXPECT_EQ(error_of(std::span(pages).last(1)), EFAULT) << bad;

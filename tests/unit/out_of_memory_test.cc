@@ -104,7 +104,7 @@ TEST(OutOfMemory, AStateThatCannotBeSavedIsAnErrorAndTheDeviceGoesOn)
     ASSERT_TRUE(run_program(device));
     device.stop();
     auto put = [](void* calls, const uint8_t*, size_t) { ++*static_cast<unsigned*>(calls); };
-    for (size_t allocations : {0, 1, 2, 3, 4, 5}) {
+    for (size_t allocations : {0u, 1u, 2u, 3u, 4u, 5u}) {
         unsigned calls = 0;
         char* error = nullptr;
         char* obstacle = nullptr;

@@ -92,7 +92,7 @@ TEST_F(PvrdmaDoorbells, of_an_srq_reach_the_backend)
 TEST_F(PvrdmaDoorbells, work_on_every_page)
 {
     ModelQp qp = guest.create_qp({});
-    for (uint64_t page : {0, 1, 1023}) {
+    for (uint64_t page : {0u, 1u, 1023u}) {
         guest.ring(uar_qp_offset, qp.handle | uar_qp_send, page);
     }
     EXPECT_EQ(guest.backend.send_doorbells.size(), 3u);
@@ -152,7 +152,7 @@ TEST_F(PvrdmaWorkQueue, a_send_has_its_sges_flags_and_id)
 TEST_F(PvrdmaWorkQueue, immediate_data_keeps_its_byte_order)
 {
     ModelQp qp = guest.create_qp({});
-    for (uint32_t opcode : {+PVRDMA_WR_SEND_WITH_IMM, +PVRDMA_WR_RDMA_WRITE_WITH_IMM}) {
+    for (pvrdma_wr_opcode opcode : {PVRDMA_WR_SEND_WITH_IMM, PVRDMA_WR_RDMA_WRITE_WITH_IMM}) {
         next_send(qp, opcode).ex.imm_data = 0x01020304;
         EXPECT_EQ(pull_send(qp).wr.imm_data, 0x01020304u);
         EXPECT_EQ(send->opcode, static_cast<int>(opcode));
@@ -162,8 +162,8 @@ TEST_F(PvrdmaWorkQueue, immediate_data_keeps_its_byte_order)
 TEST_F(PvrdmaWorkQueue, rdma_requests_have_address_and_key)
 {
     ModelQp qp = guest.create_qp({});
-    for (uint32_t opcode :
-         {+PVRDMA_WR_RDMA_WRITE, +PVRDMA_WR_RDMA_WRITE_WITH_IMM, +PVRDMA_WR_RDMA_READ}) {
+    for (pvrdma_wr_opcode opcode :
+         {PVRDMA_WR_RDMA_WRITE, PVRDMA_WR_RDMA_WRITE_WITH_IMM, PVRDMA_WR_RDMA_READ}) {
         auto& wqe = next_send(qp, opcode);
         wqe.wr.rdma.remote_addr = 0xabcdef0123;
         wqe.wr.rdma.rkey = 0x777;
@@ -288,9 +288,9 @@ TEST_F(PvrdmaWorkQueue, datagrams_are_only_sent)
     ModelQp ud = guest.create_qp({.type = qpt_ud});
     ModelQp gsi = guest.create_qp({.type = qpt_gsi});
     for (ModelQp* qp : {&ud, &gsi}) {
-        for (uint32_t opcode :
-             {+PVRDMA_WR_RDMA_WRITE, +PVRDMA_WR_RDMA_READ, +PVRDMA_WR_ATOMIC_FETCH_AND_ADD,
-              +PVRDMA_WR_LOCAL_INV, +PVRDMA_WR_SEND_WITH_INV, +PVRDMA_WR_FAST_REG_MR}) {
+        for (pvrdma_wr_opcode opcode :
+             {PVRDMA_WR_RDMA_WRITE, PVRDMA_WR_RDMA_READ, PVRDMA_WR_ATOMIC_FETCH_AND_ADD,
+              PVRDMA_WR_LOCAL_INV, PVRDMA_WR_SEND_WITH_INV, PVRDMA_WR_FAST_REG_MR}) {
             next_send(*qp, opcode).wr.ud.av.port_pd = guest.pd | 1u << 24;
             expect_malformed(pull_send(*qp), 1);
         }

@@ -66,7 +66,7 @@ TEST(TimerQueue, FiresEachDeadlineOnce)
             break;
         }
         default: {
-            int64_t deadline = now + 1 + random() % 5000;
+            int64_t deadline = now + 1 + static_cast<int64_t>(random() % 5000);
             queue.set(owners[id], id, deadline);
             model[id] = deadline;
         }

@@ -18,7 +18,7 @@ host_packages=(
     seabios ipxe-qemu qemu-system-data
 )
 
-fuzz_packages=(clang-19 llvm-19 libclang-rt-19-dev)
+clang_packages=(clang-19 llvm-19 libclang-rt-19-dev)
 
 qemu_kind=${QEMU_RDMA_SANITIZE:+sanitize}
 
@@ -63,27 +63,34 @@ setup_build() {
     printf '%s\n' "$key" >"$folder/set-up-with"
 }
 
-# The C++ core as a static library, in a folder of its own for each tree.
+# build_core [TARGET...]: the C++ core as a static library, and further targets that are linked
+# with it; sets core_build. In a folder of its own for each tree.
 build_core() {
     build_meson
     core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)${qemu_kind:+-$qemu_kind}
-    local options=(--buildtype=release -Ddebug=true -Dtests=false -Dtools=disabled)
+    local options=(--buildtype=release -Ddebug=true -Dtools=disabled) tests=false
+    # tests/backend's suite for guests is linked with this core, where there is a GoogleTest.
+    [ -n "$qemu_kind" ] || ! is_installed libgtest-dev || ! is_installed libcli11-dev || tests=true
+    options+=("-Dtests=$tests")
     case $qemu_kind in
     sanitize | fuzz) options+=(-Db_sanitize=address,undefined -Db_lundef=false) ;;
     esac
     # vptr: its run-time part is C++, and QEMU is linked as C.
-    [ "$qemu_kind" != fuzz ] || options+=(-Dfuzz=true -Dcpp_args=-fno-sanitize=vptr)
+    [ "$qemu_kind" != fuzz ] || options+=(-Dfuzz=yes -Dcpp_args=-fno-sanitize=vptr)
     compiler setup_build core "$core_build" "${options[@]}"
-    run_logged core-build ninja -C "$core_build" libqemu-rdma-core.a
+    run_logged core-build ninja -C "$core_build" libqemu-rdma-core.a "$@"
 }
 
 # compiler COMMAND...: with the compiler that this kind is built with.
 compiler() {
     if [ "$qemu_kind" = fuzz ]; then
-        local -x CC=clang-19 CXX=clang++-19
+        with_clang "$@"
+    else
+        "$@"
     fi
-    "$@"
 }
+
+with_clang() { CC=clang-19 CXX=clang++-19 "$@"; }
 
 unpack_qemu() {
     local version
@@ -182,7 +189,7 @@ build_qemu() {
     fi
     rm -f "$stamp"
     need_packages "${host_packages[@]}"
-    [ "$qemu_kind" != fuzz ] || need_packages "${fuzz_packages[@]}"
+    [ "$qemu_kind" != fuzz ] || need_packages "${clang_packages[@]}"
     inputs=$(qemu_inputs)
     build_core
     unpack_qemu

@@ -61,12 +61,13 @@ fingerprint() {
     )
 }
 
+is_installed() { dpkg-query -W -f='${Status}\n' "$1" 2>/dev/null | grep '^install ok' >/dev/null; }
+
 # need_packages PACKAGE...: installs the ones that are missing.
 need_packages() {
     local missing=() package
     for package in "$@"; do
-        dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep '^install ok' >/dev/null ||
-            missing+=("$package")
+        is_installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     local sudo=()

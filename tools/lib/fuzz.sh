@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 #
 # Builds and runs the fuzz targets of tests/fuzz, and QEMU's own device fuzzer.
-# Corpora and findings are kept in the cache folder. Reports go to $reports.
+# The inputs that earlier fuzzing found are in tests/fuzz/corpus, an archive for each target; what is
+# found since, and findings, are in the cache folder. Reports go to $reports.
 
 # shellcheck source=tools/lib/build-qemu.sh
 . "$(dirname "${BASH_SOURCE[0]}")/build-qemu.sh"
@@ -11,17 +12,16 @@
 build_fuzz_targets() {
     local kind=$1
     shift
-    need_packages "${host_packages[@]}" "${fuzz_packages[@]}"
+    need_packages "${host_packages[@]}" "${clang_packages[@]}"
     build_meson
     build=$cache/build/$kind-$(printf %s "$top" | sha256sum | cut -c1-8)
-    CC=clang-19 CXX=clang++-19 setup_build "$kind" "$build" -Dfuzz=true -Dtests=false \
-        -Dtools=disabled -Db_lundef=false "$@"
+    with_clang setup_build "$kind" "$build" -Dfuzz=yes -Dtests=false -Dtools=disabled \
+        -Db_lundef=false "$@"
     run_logged "$kind-build" ninja -C "$build"
 }
 
-# run_fuzz_targets [SECONDS [NAME...]]: two at once, all of them unless named;
-# what they find interesting is kept for the next run, what they find wrong is
-# shown.
+# run_fuzz_targets [SECONDS [NAME...]]: all of them unless named; what they find interesting is
+# kept for the next run, what they find wrong is shown.
 run_fuzz_targets() {
     local seconds=${1:-60} build target
     say "building the fuzz targets"
@@ -30,32 +30,79 @@ run_fuzz_targets() {
     local targets=("${@:2}")
     [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(fuzz_target_names)
     for target in "${targets[@]}"; do
+        unpack_corpus "$target" "$cache/fuzz/$target"
+    done
+    each_fuzz_target "-max_total_time=$seconds" "$cache/fuzz" "${targets[@]}"
+}
+
+# replay_corpora BUILD: each target reads the inputs that earlier fuzzing found.
+replay_corpora() {
+    local build=$1 target targets
+    say "running the fuzz targets on their corpora"
+    mapfile -t targets < <(fuzz_target_names)
+    for target in "${targets[@]}"; do
+        unpack_corpus "$target" "$reports/corpus/$target"
+    done
+    each_fuzz_target -runs=0 "$reports/corpus" "${targets[@]}"
+}
+
+# each_fuzz_target LENGTH FOLDER TARGET...: of $build, as many at once as there are CPUs, with the
+# inputs in FOLDER/TARGET. LENGTH is libFuzzer's option for how long.
+each_fuzz_target() {
+    local length=$1 folder=$2 target
+    shift 2
+    for target in "$@"; do
         printf 'fuzz.%s\n' "$target" >"$reports/fuzz-$target.expected"
-        while [ "$(jobs -r | wc -l)" -ge 2 ]; do wait -n; done
-        fuzz_one "$target" "$seconds" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- "$build/tests/fuzz/$target" &
+        while [ "$(jobs -r | wc -l)" -ge "$jobs" ]; do wait -n; done
+        fuzz_one "$target" "$length" "$folder/$target" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- \
+            "$build/tests/fuzz/$target" &
     done
     wait
 }
 
+# The archive of a target that has none yet is made by save_corpora.
+unpack_corpus() {
+    mkdir -p "$2"
+    [ ! -e "$top/tests/fuzz/corpus/$1.tar.xz" ] || tar -xf "$top/tests/fuzz/corpus/$1.tar.xz" -C "$2"
+}
+
+# Puts what the corpora in the cache folder reach, in as few and as short inputs, into the tree.
+save_corpora() {
+    local build target merged
+    say "building the fuzz targets"
+    build_fuzz_targets fuzz -Db_sanitize=address,undefined
+    for target in $(fuzz_target_names); do
+        merged=$reports/merged/$target
+        mkdir -p "$merged"
+        unpack_corpus "$target" "$cache/fuzz/$target"
+        run_logged "$target-merge" "$build/tests/fuzz/$target" -merge=1 -max_len=8192 -timeout=60 \
+            -rss_limit_mb=2048 "$merged" "$cache/fuzz/$target"
+        (cd "$merged" && find . -type f -printf '%P\n' | LC_ALL=C sort |
+            tar -c --owner=0 --group=0 --mtime=@0 -T -) | xz -6 >"$top/tests/fuzz/corpus/$target.tar.xz"
+        say "$target: $(find "$merged" -type f | wc -l) inputs"
+    done
+}
+
 fuzz_target_names() { basename -a "$top"/tests/fuzz/*_fuzz.cc | sed 's/\.cc$//'; }
 
-# fuzz_one NAME SECONDS OPTION... -- PROGRAM...: leaves a report like the other
+# fuzz_one NAME LENGTH CORPUS OPTION... -- PROGRAM...: leaves a report like the other
 # tests'.
 fuzz_one() {
-    local name=$1 seconds=$2 options=() outcome= status=0
-    shift 2
+    local name=$1 length=$2 corpus=$3 options=() outcome= status=0
+    local seconds=${length#-max_total_time=}
+    [ "$seconds" != "$length" ] || seconds=300
+    shift 3
     while [ "$1" != -- ]; do
         options+=("$1")
         shift
     done
     shift
-    local corpus=$cache/fuzz/$name log=$cache/log/$name.log
-    mkdir -p "$corpus"
+    local log=$cache/log/$name.log
+    mkdir -p "$corpus" "$cache/fuzz"
     # libFuzzer stops an input that takes a minute, and itself when its time is over.
     ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19 \
         UBSAN_OPTIONS=print_stacktrace=1:symbolize=1 timeout --kill-after=10 $((seconds * 2 + 300)) \
-        "$@" -max_total_time="$seconds" -timeout=60 \
-        -print_final_stats=1 -artifact_prefix="$cache/fuzz/$name-" "${options[@]}" "$corpus" \
+        "$@" "$length" -timeout=60 -print_final_stats=1 -artifact_prefix="$cache/fuzz/$name-" "${options[@]}" "$corpus" \
         >"$log" 2>&1 || status=$?
     if [ "$status" != 0 ]; then
         tail -n 60 "$log" >&2
@@ -120,6 +167,6 @@ run_qemu_fuzz() {
     say "running QEMU's device fuzzer for $seconds seconds"
     # QEMU's own leaks at its end are not what is looked for.
     QEMU_FUZZ_ARGS=$arguments QEMU_FUZZ_OBJECTS='pvrdma*' ASAN_OPTIONS=detect_leaks=0 \
-        fuzz_one qemu-generic-fuzz "$seconds" -max_len=4096 -rss_limit_mb=4096 -detect_leaks=0 -- \
+        fuzz_one qemu-generic-fuzz "-max_total_time=$seconds" "$cache/fuzz/qemu-generic-fuzz" -max_len=4096 -rss_limit_mb=4096 -detect_leaks=0 -- \
         "$qemu_binary" --fuzz-target=generic-fuzz
 }
