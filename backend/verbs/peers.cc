@@ -660,6 +660,7 @@ void VerbsBackend::finish_migration()
             });
             return all_flushed;
         });
+        settle(SIZE_MAX);
         _stopped = true;
         watch(EPOLL_CTL_DEL);
     }
