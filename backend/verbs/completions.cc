@@ -76,6 +76,7 @@ void VerbsBackend::wait_more(Cq& cq)
 void VerbsBackend::handle_events()
 {
     if (_peer_channel) {
+        _keys_told.clear();
         _peer_channel->handle();
         tick();
     }

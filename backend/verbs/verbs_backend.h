@@ -348,7 +348,7 @@ private:
     void take_found(uint32_t id, uint32_t question, const PeerName& name,
                     const std::shared_ptr<Peer>& peer,
                     std::optional<std::span<const uint8_t>> body);
-    FindAnswer find(const PeerName& from, const FindRequest& request) const;
+    FindAnswer find(const PeerName& from, const FindRequest& request);
     KeysAnswer take_keys(const PeerName& from, const KeysRequest& request);
     bool is_peer(const PeerName& from) const override;
     template <typename Body>
@@ -358,6 +358,7 @@ private:
     void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override;
     static void set_keys(Peer& peer, const KeyList& keys);
     KeyList keys_for(const PeerName& name) const;
+    const KeyList& keys_told(const PeerName& name);
     std::map<PeerName, std::vector<uint32_t>> connections() const;
     std::vector<uint8_t> encode_links(const std::vector<uint32_t>& qps) const;
     bool is_connected_to(const Qp& qp, const PeerName& from) const;
@@ -381,6 +382,7 @@ private:
     void rest();
     void report_all_written();
     void work_until(const std::function<bool()>& done);
+    void ask_again();
     void resume_peers();
     void wake_peers();
     void arrive();
@@ -459,6 +461,7 @@ private:
     std::map<PeerName, std::shared_ptr<Peer>> _peers;
     std::unordered_map<uint32_t, Answered> _questions;
     bool _answered = false; // one that a QP's change waits for
+    std::map<PeerName, KeyList> _keys_told; // to those who asked in this turn of the channel
     std::vector<Rest> _rests;                      // one of each peer at most
     std::vector<AddressHandles::Ticket> _arrivals; // look-ups for QPs that are connected later
     bool _resting = false;       // this device is about to stop: nothing is given to the host
