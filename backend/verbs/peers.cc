@@ -734,6 +734,7 @@ void VerbsBackend::ask_again()
         }
     }
     _answered = true;
+    kick();
 }
 
 // It goes on where it was: frozen QPs are connected anew, others are as they were.
