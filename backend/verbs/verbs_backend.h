@@ -154,7 +154,7 @@ private:
         uint32_t needed = 0;  // requests that its queues can hold
         bool overrun = false; // the guest's: its QPs have been failed, or will be
         bool waiting = false; // in _waiting_cqs
-        std::unordered_set<uint32_t> qps; // that use it
+        std::unordered_set<uint32_t> qps;            // that use it
         std::unordered_map<uint32_t, uint32_t> srqs; // QPs by SRQ
     };
     struct Srq {
@@ -461,7 +461,7 @@ private:
     std::map<PeerName, std::shared_ptr<Peer>> _peers;
     std::unordered_map<uint32_t, Answered> _questions;
     bool _answered = false; // one that a QP's change waits for
-    std::map<PeerName, KeyList> _keys_told; // to those who asked in this turn of the channel
+    std::map<PeerName, KeyList> _keys_told;        // to those who asked in this turn of the channel
     std::vector<Rest> _rests;                      // one of each peer at most
     std::vector<AddressHandles::Ticket> _arrivals; // look-ups for QPs that are connected later
     bool _resting = false;       // this device is about to stop: nothing is given to the host

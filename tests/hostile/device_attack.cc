@@ -353,7 +353,8 @@ private:
         } wqe{};
         wqe.hdr.num_sge = 1;
         wqe.hdr.opcode = wr_send;
-        wqe.hdr.wr.ud = {1, known_qkey, Av{.port_pd = 1u << 24 | _pd, .hop_limit = options.hop_limit}};
+        wqe.hdr.wr.ud = {1, known_qkey,
+                         Av{.port_pd = 1u << 24 | _pd, .hop_limit = options.hop_limit}};
         Av& av = wqe.hdr.wr.ud.av;
         put_address(av.dgid, options.destination);
         if (sscanf(options.mac.c_str(), "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &av.dmac[0], &av.dmac[1],

@@ -167,7 +167,8 @@ TEST_F(ReliableConnection, forged_acknowledgements_of_a_read_cost_one_request_fo
         }
         return true;
     };
-    post(send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, length, ka.lkey, b_buffer, kb.rkey));
+    post(
+        send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, length, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
     EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, length));

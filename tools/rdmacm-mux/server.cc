@@ -64,9 +64,10 @@ Server::Server(std::vector<Listener> listeners, OpenPort open, Log log, size_t m
     for (uint64_t i = 0; i < _listeners.size(); ++i) {
         watch(_listeners[i].fd, listener_tag | i);
         if (_listeners[i].allowed.empty()) {
-            _log(fmt::format("the socket '{}' has no list of addresses: whoever may open it may use "
-                             "every address of the ports, also another VM's",
-                             _listeners[i].path));
+            _log(
+                fmt::format("the socket '{}' has no list of addresses: whoever may open it may use "
+                            "every address of the ports, also another VM's",
+                            _listeners[i].path));
         }
     }
 }

@@ -103,8 +103,8 @@ private:
     struct Client {
         int fd = -1;
         const Listener* listener = nullptr;
-        pid_t process = 0; // that has connected, as the kernel says; 0: of another PID namespace
-        uid_t user = 0;    // its user
+        pid_t process = 0;    // that has connected, as the kernel says; 0: of another PID namespace
+        uid_t user = 0;       // its user
         Port* port = nullptr; // after its Hello
         PortName name;
     };
