@@ -11,7 +11,7 @@ from verifying import Stream
 from vm.fabric import Fabric
 from vm.qmp import Qmp
 
-SNAPSHOTS = 10
+SNAPSHOTS = 5
 MONITORS = 2  # where somebody always waits for an answer
 PROMPT = b"(qemu) "
 
