@@ -107,9 +107,11 @@ class Attacker(Node):
 @pytest.fixture(scope="module")
 def attacker(request, tmp_path_factory, image, payload):
     node = Attacker(tmp_path_factory.mktemp("sends"), image, payload, request.param)
-    node.configure()
-    yield node
-    node.guest.stop()
+    try:
+        node.configure()
+        yield node
+    finally:
+        node.guest.stop()
     assert not node.guest.qemu_trouble(), node.guest.qemu_log.read_text(errors="replace")
 
 
