@@ -41,6 +41,7 @@ void VerbsBackend::stop()
 {
     if (!_stopped) {
         rest();
+        settle(SIZE_MAX);
         _stopped = true;
         watch(EPOLL_CTL_DEL);
     }
@@ -75,6 +76,7 @@ void VerbsBackend::wait_more(Cq& cq)
 void VerbsBackend::handle_events()
 {
     if (_peer_channel) {
+        _keys_told.clear();
         _peer_channel->handle();
         tick();
     }
@@ -259,15 +261,40 @@ void VerbsBackend::complete(Qp& qp, uint32_t id, Completion& completion)
     completion.qp = qp.id;
     completion.wc.qp_num = qp.qpn;
     if (cq.overrun) {
+        _overrun_qps.push_back(qp.id); // it was in RESET then
         return;
     }
     ++_stats.completions;
     _stats.completion_errors += completion.wc.status != IBV_WC_SUCCESS;
     if (!_client->complete(id, completion)) {
-        // As the engine has it (11.6.3.2): settle() fails the QPs.
-        cq.overrun = true;
-        _overrun_cqs.push_back(id);
+        overrun(cq);
     }
+}
+
+// A completion is lost: as the engine has it (11.6.3.2), settle() fails the CQ's QPs.
+void VerbsBackend::overrun(Cq& cq)
+{
+    if (!std::exchange(cq.overrun, true)) {
+        _overrun_qps.insert(_overrun_qps.end(), cq.qps.begin(), cq.qps.end());
+    }
+}
+
+// Returns how many have failed, at most so many.
+size_t VerbsBackend::fail_overrun_qps(size_t most)
+{
+    size_t failed = 0;
+    while (!_overrun_qps.empty() && failed < most) {
+        Qp* qp = find_qp(_overrun_qps.back());
+        _overrun_qps.pop_back();
+        bool fails = qp && qp->state != IBV_QPS_RESET && qp->state != IBV_QPS_ERR &&
+                     (_cqs.find(qp->init.send_cq)->overrun || _cqs.find(qp->init.recv_cq)->overrun);
+        if (fails) {
+            _client->async_event(IBV_EVENT_QP_FATAL, qp->id);
+            fail_queue(*qp, false);
+            ++failed;
+        }
+    }
+    return failed;
 }
 
 void VerbsBackend::complete_without_host(Qp& qp, bool send, const Held& held)
@@ -291,22 +318,15 @@ void VerbsBackend::touch(Qp& qp)
     }
 }
 
-// Lets every QP that has had completions or a doorbell go on.
-void VerbsBackend::settle()
+// Lets every QP that has had completions or a doorbell go on. Of QPs of overrun CQs at most so
+// many fail now, the others in a later run.
+void VerbsBackend::settle(size_t max_failed)
 {
     if (_stopped) {
         return;
     }
     do {
-        for (uint32_t cq : std::exchange(_overrun_cqs, {})) {
-            for_each_qp([&](Qp& qp) {
-                if ((qp.init.send_cq == cq || qp.init.recv_cq == cq) && qp.state != IBV_QPS_RESET &&
-                    qp.state != IBV_QPS_ERR) {
-                    _client->async_event(IBV_EVENT_QP_FATAL, qp.id);
-                    fail_queue(qp, false);
-                }
-            });
-        }
+        max_failed -= fail_overrun_qps(max_failed);
         while (!_touched.empty()) {
             Qp* qp = find_qp(_touched.back());
             _touched.pop_back();
@@ -315,7 +335,10 @@ void VerbsBackend::settle()
                 pump(*qp);
             }
         }
-    } while (!_overrun_cqs.empty());
+    } while (!_overrun_qps.empty() && max_failed > 0);
+    if (!_overrun_qps.empty()) {
+        kick();
+    }
 }
 
 } // namespace rdma::verbs

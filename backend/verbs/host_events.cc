@@ -47,8 +47,7 @@ void VerbsBackend::tell(const ibv_async_event& event)
     case IBV_EVENT_CQ_ERR: {
         Cq& cq = *static_cast<Cq*>(event.element.cq->cq_context);
         _client->async_event(event.event_type, cq.id);
-        cq.overrun = true;
-        _overrun_cqs.push_back(cq.id);
+        overrun(cq);
         break;
     }
     case IBV_EVENT_SRQ_LIMIT_REACHED: {

@@ -36,6 +36,12 @@ constexpr size_t max_unsent = 16 << 20;
 constexpr size_t max_unsent_to_stranger = 4096;
 // The largest frame by such a connection: one that asks for a QP has 20 bytes.
 constexpr size_t max_stranger_frame = 64;
+// What all connections hold, bytes: of more the connection that holds most goes.
+constexpr size_t max_held = 128 << 20;
+// Connections that this device has made, and those among them that nothing waits for: of more
+// the one that was asked by least recently goes. A later question makes a new one.
+constexpr size_t max_outgoing = 4096;
+constexpr size_t max_idle = 64;
 // Questions to one peer that it has not answered. A QP has one, and a driver one QP at a time.
 constexpr size_t max_unanswered = 1024;
 // Until a peer that does not answer counts as gone, milliseconds and seconds.
@@ -120,7 +126,9 @@ struct PeerChannel::Connection {
     std::vector<uint8_t> in;
     std::vector<uint8_t> out;
     size_t sent = 0;            // of out
+    size_t counted = 0;         // of _held
     std::set<uint32_t> waiting; // ids of questions
+    uint32_t last_question = 0;
 };
 
 struct PeerChannel::Listener {
@@ -151,6 +159,7 @@ PeerChannel::~PeerChannel()
 void PeerChannel::close()
 {
     _connections.clear();
+    _held = 0;
     _listeners.clear();
     _outgoing.clear();
     _refused.clear();
@@ -203,6 +212,10 @@ PeerChannel::Connection* PeerChannel::connect(const PeerName& peer)
     if (!own || !to || own->storage.ss_family != to->storage.ss_family) {
         return nullptr;
     }
+    drop_idle();
+    if (_outgoing.size() >= max_outgoing) {
+        return nullptr;
+    }
     auto connection = std::make_unique<Connection>();
     connection->number = _next_connection++;
     connection->name = peer;
@@ -240,6 +253,7 @@ uint32_t PeerChannel::ask(const PeerName& peer, PeerMessage kind, std::span<cons
         fail(*connection);
     }
     connection->waiting.insert(id);
+    connection->last_question = id;
     send(*connection, static_cast<uint16_t>(kind), id, body);
     return id;
 }
@@ -274,6 +288,20 @@ void PeerChannel::send(Connection& connection, uint16_t kind, uint32_t id,
     }
     append_frame(out, kind, id, body);
     watch(connection, EPOLLIN | EPOLLOUT);
+    count(connection);
+}
+
+// Its buffers, among those of all.
+void PeerChannel::count(Connection& connection)
+{
+    size_t now = connection.failed ? 0 : connection.in.capacity() + connection.out.capacity();
+    _held = _held - connection.counted + now;
+    connection.counted = now;
+    if (_held > max_held) {
+        fail(*std::ranges::max_element(_connections, {}, [](const auto& entry) {
+                  return entry.second->counted;
+              })->second);
+    }
 }
 
 void PeerChannel::watch(Connection& connection, uint32_t events)
@@ -292,6 +320,7 @@ void PeerChannel::fail(Connection& connection)
     connection.failed = true;
     watch(connection, 0);
     eventfd_write(_kick, 1);
+    count(connection);
 }
 
 void PeerChannel::bury()
@@ -309,14 +338,36 @@ void PeerChannel::bury()
         }
     }
     for (const auto& connection : dead) {
-        if (connection->outgoing) {
-            _outgoing.erase(connection->name);
+        auto outgoing = _outgoing.find(connection->name);
+        if (outgoing != _outgoing.end() && outgoing->second == connection->number) {
+            _outgoing.erase(outgoing);
         }
     }
     for (const auto& connection : dead) {
         for (uint32_t id : connection->waiting) {
             _handler.peer_answers(id, std::nullopt);
         }
+    }
+}
+
+// Makes room for another one of this device's.
+void PeerChannel::drop_idle()
+{
+    size_t idle = 0;
+    Connection* oldest = nullptr;
+    for (const auto& [name, number] : _outgoing) {
+        Connection& connection = *_connections.at(number);
+        if (!connection.waiting.empty() || connection.failed) {
+            continue;
+        }
+        ++idle;
+        if (!oldest || connection.last_question < oldest->last_question) {
+            oldest = &connection;
+        }
+    }
+    if (idle >= max_idle) {
+        fail(*oldest);
+        _outgoing.erase(oldest->name); // it is no failure of the next question
     }
 }
 
@@ -393,8 +444,10 @@ void PeerChannel::flush(Connection& connection)
         connection.sent += static_cast<size_t>(n);
     }
     out.clear();
+    out.shrink_to_fit();
     connection.sent = 0;
     watch(connection, EPOLLIN);
+    count(connection);
 }
 
 // False: nobody has asked for it.
@@ -442,6 +495,7 @@ void PeerChannel::receive(Connection& connection)
     if (in.empty()) {
         in.shrink_to_fit();
     }
+    count(connection);
 }
 
 void PeerChannel::work(Connection& connection, uint32_t events)

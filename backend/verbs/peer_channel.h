@@ -93,6 +93,8 @@ private:
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
     void drop_oldest_stranger();
+    void drop_idle();
+    void count(Connection& connection);
     void work(Connection& connection, uint32_t events);
     bool is_trusted(Connection& connection) const;
     void receive(Connection& connection);
@@ -113,6 +115,7 @@ private:
     uint64_t _next_connection = 1;
     uint32_t _next_id = 1;
     std::map<uint64_t, std::unique_ptr<Connection>> _connections;
+    size_t _held = 0; // bytes, by all of them
     std::map<uint64_t, std::unique_ptr<Listener>> _listeners;
     std::map<PeerName, uint64_t> _outgoing;
     std::vector<uint32_t> _refused; // questions that no connection took

@@ -179,6 +179,17 @@ KeyList VerbsBackend::keys_for(const PeerName& name) const
     return keys;
 }
 
+// The same for one who asks, who does not have all QPs and regions looked at for each of many
+// questions: as they were at the first of this turn.
+const KeyList& VerbsBackend::keys_told(const PeerName& name)
+{
+    auto [entry, is_first] = _keys_told.try_emplace(name);
+    if (is_first) {
+        entry->second = keys_for(name);
+    }
+    return entry->second;
+}
+
 // False: it is no such body, or has more keys than a device like this one has regions.
 template <typename Body>
 bool VerbsBackend::understand(std::span<const uint8_t> bytes, Body& body) const
@@ -277,7 +288,7 @@ bool VerbsBackend::is_peer(const PeerName& from) const
     return found;
 }
 
-FindAnswer VerbsBackend::find(const PeerName& from, const FindRequest& request) const
+FindAnswer VerbsBackend::find(const PeerName& from, const FindRequest& request)
 {
     const Qp* qp = find_by_qpn(request.link.qpn);
     if (!qp || !qp->host || (qp->is_connected() && !is_connected_to(*qp, from))) {
@@ -288,7 +299,7 @@ FindAnswer VerbsBackend::find(const PeerName& from, const FindRequest& request) 
         (is_connected_to(*qp, from) && qp->attr.dest_qp_num == request.link.peer_qpn) ||
         (is_about_to_be(*qp, from) && qp->change->attr.dest_qp_num == request.link.peer_qpn);
     if (answer.linked) {
-        answer.keys = keys_for(from);
+        answer.keys = keys_told(from);
     }
     return answer;
 }
@@ -380,7 +391,7 @@ MoveAnswer VerbsBackend::take_moves(const PeerName& from, const MoveRequest& req
     set_keys(*peer, request.keys);
     std::ranges::transform(request.moves, answer.moved.begin(),
                            [&](const Move& move) { return take_move(from, move); });
-    answer.keys = keys_for(from);
+    answer.keys = keys_told(from);
     return answer;
 }
 
@@ -660,6 +671,7 @@ void VerbsBackend::finish_migration()
             });
             return all_flushed;
         });
+        settle(SIZE_MAX);
         _stopped = true;
         watch(EPOLL_CTL_DEL);
     }
@@ -702,6 +714,7 @@ void VerbsBackend::wake_peers()
     }
     if (std::exchange(_silent, false)) {
         _gids.for_each([this](uint32_t, const ibv_gid& gid, uint32_t) { _peer_channel->listen(gid); });
+        ask_again();
     }
     bool has_rested = std::exchange(_told_to_rest, false);
     if (std::exchange(_arrived, false)) {
@@ -709,6 +722,19 @@ void VerbsBackend::wake_peers()
     } else if (has_rested) {
         resume_peers();
     }
+}
+
+// What has not been answered when the channel was closed.
+void VerbsBackend::ask_again()
+{
+    for (uint32_t id : _changing) {
+        Qp& qp = *_qps.find(id);
+        if (qp.change->question != 0) {
+            qp.change->question = ask_for_qp(qp, qp.change->attr);
+        }
+    }
+    _answered = true;
+    kick();
 }
 
 // It goes on where it was: frozen QPs are connected anew, others are as they were.

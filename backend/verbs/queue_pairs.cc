@@ -83,6 +83,22 @@ void VerbsBackend::release_cqs(const QpInit& init)
     }
 }
 
+void VerbsBackend::add_user(const Qp& qp)
+{
+    for (uint32_t cq : {qp.init.send_cq, qp.init.recv_cq}) {
+        _cqs.find(cq)->qps.insert(qp.id);
+    }
+    count_users(qp.init, 1);
+}
+
+void VerbsBackend::remove_user(uint32_t qp, const QpInit& init)
+{
+    for (uint32_t cq : {init.send_cq, init.recv_cq}) {
+        _cqs.find(cq)->qps.erase(qp);
+    }
+    count_users(init, -1);
+}
+
 void VerbsBackend::count_users(const QpInit& init, int change)
 {
     auto add = static_cast<uint32_t>(change);
@@ -135,7 +151,7 @@ int VerbsBackend::set_up_qp(Qp& qp)
         }
         _id_by_host_qpn[qp.host->qp_num] = qp.id;
     }
-    count_users(qp.init, 1);
+    add_user(qp);
     return 0;
 }
 
@@ -210,7 +226,7 @@ int VerbsBackend::destroy_qp(uint32_t id)
         release_cqs(init);
         _qps.erase(id);
     }
-    count_users(init, -1);
+    remove_user(id, init);
     settle();
     return 0;
 }

@@ -126,6 +126,7 @@ void VerbsBackend::save(migration::StreamWriter& stream)
     // From now on they find it on the other host, unless it starts again here.
     if (_peer_channel) {
         _peer_channel->close();
+        _questions.clear();
         _silent = true;
     }
 }

@@ -136,7 +136,7 @@ void VerbsBackend::reset()
     _touched.clear();
     _waiting_qps.clear();
     _changing.clear();
-    _overrun_cqs.clear();
+    _overrun_qps.clear();
     _waiting_cqs.clear();
     _id_by_host_qpn.clear();
     _id_by_qpn.clear();
@@ -471,7 +471,6 @@ int VerbsBackend::destroy_cq(uint32_t id)
     if (cq->users > 0) {
         return EBUSY;
     }
-    std::erase(_overrun_cqs, id);
     std::erase(_waiting_cqs, id);
     _cqs.erase(id);
     return 0;

@@ -35,6 +35,7 @@
 #include <optional>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "address_handles.h"
@@ -153,6 +154,7 @@ private:
         uint32_t needed = 0;  // requests that its queues can hold
         bool overrun = false; // the guest's: its QPs have been failed, or will be
         bool waiting = false; // in _waiting_cqs
+        std::unordered_set<uint32_t> qps;            // that use it
         std::unordered_map<uint32_t, uint32_t> srqs; // QPs by SRQ
     };
     struct Srq {
@@ -298,6 +300,8 @@ private:
     Qp* find_by_qpn(uint32_t qpn) const;
     int use_cqs(const QpInit& init);
     void release_cqs(const QpInit& init);
+    void add_user(const Qp& qp);
+    void remove_user(uint32_t qp, const QpInit& init);
     void count_users(const QpInit& init, int change);
     int to_host(const Qp& qp, const ibv_qp_attr& attr, int mask, ibv_qp_attr& host);
     bool to_host(ibv_ah_attr& av);
@@ -344,7 +348,7 @@ private:
     void take_found(uint32_t id, uint32_t question, const PeerName& name,
                     const std::shared_ptr<Peer>& peer,
                     std::optional<std::span<const uint8_t>> body);
-    FindAnswer find(const PeerName& from, const FindRequest& request) const;
+    FindAnswer find(const PeerName& from, const FindRequest& request);
     KeysAnswer take_keys(const PeerName& from, const KeysRequest& request);
     bool is_peer(const PeerName& from) const override;
     template <typename Body>
@@ -354,6 +358,7 @@ private:
     void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override;
     static void set_keys(Peer& peer, const KeyList& keys);
     KeyList keys_for(const PeerName& name) const;
+    const KeyList& keys_told(const PeerName& name);
     std::map<PeerName, std::vector<uint32_t>> connections() const;
     std::vector<uint8_t> encode_links(const std::vector<uint32_t>& qps) const;
     bool is_connected_to(const Qp& qp, const PeerName& from) const;
@@ -377,6 +382,7 @@ private:
     void rest();
     void report_all_written();
     void work_until(const std::function<bool()>& done);
+    void ask_again();
     void resume_peers();
     void wake_peers();
     void arrive();
@@ -409,6 +415,8 @@ private:
     void pump_gsi(Qp& qp);
 
     // completions.cc
+    // QPs that fail in one run for their CQ has overrun: each has its queues to flush.
+    static constexpr size_t max_failed_in_a_run = 64;
     unsigned poll_cq(Cq& cq, unsigned budget);
     void wait_more(Cq& cq);
     bool stays(Qp& qp, const ibv_wc& wc);
@@ -417,7 +425,9 @@ private:
     void take_recv(Qp& qp, uint64_t wr_id, const ibv_wc& wc);
     void complete(Qp& qp, uint32_t cq, Completion& completion);
     void complete_without_host(Qp& qp, bool send, const Held& held);
-    void settle();
+    void settle(size_t max_failed = max_failed_in_a_run);
+    void overrun(Cq& cq);
+    size_t fail_overrun_qps(size_t most);
     void touch(Qp& qp);
     bool take_cq_event();
     void kick();
@@ -451,6 +461,7 @@ private:
     std::map<PeerName, std::shared_ptr<Peer>> _peers;
     std::unordered_map<uint32_t, Answered> _questions;
     bool _answered = false; // one that a QP's change waits for
+    std::map<PeerName, KeyList> _keys_told;        // to those who asked in this turn of the channel
     std::vector<Rest> _rests;                      // one of each peer at most
     std::vector<AddressHandles::Ticket> _arrivals; // look-ups for QPs that are connected later
     bool _resting = false;       // this device is about to stop: nothing is given to the host
@@ -492,7 +503,7 @@ private:
     std::vector<uint32_t> _waiting_qps; // for an address
     bool _handle_wanted = false;        // one of them for an address handle to be free
     std::vector<uint32_t> _changing;    // QPs with a change
-    std::vector<uint32_t> _overrun_cqs; // the guest's, whose QPs are to fail
+    std::vector<uint32_t> _overrun_qps; // that are to fail, for a CQ of theirs has overrun
     std::vector<uint32_t> _waiting_cqs; // out of budget, with more to poll
     Qp* _drained = nullptr;             // see drain_cqs()
 };

@@ -29,6 +29,7 @@ struct SendOptions {
     std::string mac;         // of the datagram's destination
     std::string source;      // IPv4 addresses
     std::string destination;
+    uint8_t hop_limit = 64;
     unsigned rounds = 100;
 };
 

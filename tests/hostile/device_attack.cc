@@ -73,8 +73,10 @@ public:
             card.aim(page(), 0);
             card.unmask();
             card.aim(options.target, options.value);
-            send_datagram(options);
-            led_back += !_function.is_bus_master();
+            post_datagram(options);
+            bool before = _function.is_bus_master();
+            ring(uar_qp_offset, uar_qp_send | _qps[0].handle);
+            led_back += before && !_function.is_bus_master();
         }
         card.aim(page(), 0);
         fmt::print("{} of {} sends led back\n", led_back, options.rounds);
@@ -342,7 +344,7 @@ private:
         }
     }
 
-    void send_datagram(const SendOptions& options)
+    void post_datagram(const SendOptions& options)
     {
         const Qp& qp = _qps[0];
         struct {
@@ -351,7 +353,8 @@ private:
         } wqe{};
         wqe.hdr.num_sge = 1;
         wqe.hdr.opcode = wr_send;
-        wqe.hdr.wr.ud = {1, known_qkey, Av{.port_pd = 1u << 24 | _pd, .hop_limit = 64}};
+        wqe.hdr.wr.ud = {1, known_qkey,
+                         Av{.port_pd = 1u << 24 | _pd, .hop_limit = options.hop_limit}};
         Av& av = wqe.hdr.wr.ud.av;
         put_address(av.dgid, options.destination);
         if (sscanf(options.mac.c_str(), "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &av.dmac[0], &av.dmac[1],
@@ -363,7 +366,6 @@ private:
         std::memcpy(&tail, at(qp.state), sizeof(tail));
         put(qp.sq + tail % queue_depth * queue_entry, wqe);
         put(qp.state, (tail + 1) % (2 * queue_depth));
-        ring(uar_qp_offset, uar_qp_send | qp.handle);
     }
 
     // A request whose fields are right or anything; sometimes an index that is

@@ -26,6 +26,7 @@ int main(int argc, char** argv)
     sends->add_option("--mac", send.mac, "Of the destination")->required();
     sends->add_option("--source", send.source, "IPv4 address")->required();
     sends->add_option("--destination", send.destination, "IPv4 address")->required();
+    sends->add_option("--hop-limit", send.hop_limit, "Of the datagrams");
     sends->add_option("--rounds", send.rounds, "Datagrams");
     auto* process = app.add_subcommand("process", "As a process, on its own queues");
     process->add_option("name", options.device, "e.g. vmw_pvrdma0")->required();

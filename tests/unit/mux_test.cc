@@ -3,9 +3,11 @@
 // The daemon's server and the devices' end of its protocol, over real sockets, with a
 // stand-in for the host's ports.
 #include <poll.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -194,12 +196,13 @@ protected:
     }
 
     // A client that does as it likes.
-    int connect_raw() const
+    int connect_raw() const { return connect_to(path); }
+    static int connect_to(const std::string& at)
     {
         int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         sockaddr_un to{};
         to.sun_family = AF_UNIX;
-        std::ranges::copy(path, to.sun_path);
+        std::ranges::copy(at, to.sun_path);
         EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0) << strerror(errno);
         return fd;
     }
@@ -662,6 +665,24 @@ TEST_F(Mux, a_lock_keeps_a_daemon_away_that_does_not_listen_yet)
     EXPECT_THROW(mux::make_listener(path), std::runtime_error);
 }
 
+// It has the lock, and its bind() fails.
+TEST_F(Mux, a_daemon_that_did_not_get_the_path_leaves_the_socket_of_who_did)
+{
+    int other = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    std::ranges::copy(path, at.sun_path);
+    ASSERT_EQ(bind(other, reinterpret_cast<sockaddr*>(&at), sizeof(at)), 0);
+    {
+        mux::Listener late;
+        late.path = path;
+        late.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        late.lock = dup(other);
+    }
+    EXPECT_TRUE(std::filesystem::exists(path));
+    close(other);
+}
+
 TEST_F(Mux, a_client_that_has_gone_before_it_is_answered_leaves_no_port_open)
 {
     start();
@@ -689,6 +710,61 @@ TEST_F(Mux, a_process_has_no_more_than_its_share_of_devices)
     EXPECT_EQ(server->num_clients(), 2u);
 }
 
+// A daemon in a PID namespace of its own cannot tell the processes outside from each other.
+TEST_F(Mux, processes_that_have_no_number_here_share_what_one_has_at_each_socket_alone)
+{
+    const std::string other = path + ".2";
+    std::vector<mux::Listener> listeners;
+    listeners.push_back(mux::make_listener(path));
+    listeners.push_back(mux::make_listener(other));
+    std::array<int, 2> ends{};
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+    const pid_t outside = fork();
+    if (outside == 0) {
+        close(ends[0]);
+        if (unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) {
+            _exit(1);
+        }
+        // The first process of the new namespace serves until the other end is closed.
+        if (const pid_t inside = fork(); inside != 0) {
+            close(ends[1]);
+            waitpid(inside, nullptr, 0);
+            _exit(0);
+        }
+        start(std::move(listeners), 2);
+        send(ends[1], "x", 1, MSG_NOSIGNAL);
+        pollfd fds[] = {{server->fd(), POLLIN, 0}, {ends[1], POLLIN, 0}};
+        while (poll(fds, 2, -1) > 0 && !fds[1].revents) {
+            server->run(0);
+        }
+        _exit(0);
+    }
+    close(ends[1]);
+    char started;
+    const bool is_served = recv(ends[0], &started, 1, 0) == 1;
+    // All clients are one process, which the daemon does not know.
+    auto is_taken = [](const std::string& at) {
+        int fd = connect_to(at);
+        say(fd, hello());
+        pollfd answer{fd, POLLIN, 0};
+        EXPECT_EQ(poll(&answer, 1, 20'000), 1);
+        std::array<char, 1024> bytes;
+        return recv(fd, bytes.data(), bytes.size(), 0) == ssize_t{sizeof(wire::Welcome)};
+    };
+    std::vector<bool> taken;
+    for (const auto& at : {path, path, path, other}) {
+        taken.push_back(is_served && is_taken(at));
+    }
+    close(ends[0]);
+    waitpid(outside, nullptr, 0);
+    listeners.clear();
+    std::filesystem::remove(other + ".lock");
+    if (!is_served) {
+        GTEST_SKIP() << "this user may not make PID namespaces";
+    }
+    EXPECT_EQ(taken, (std::vector{true, true, false, true}));
+}
+
 TEST_F(Mux, a_socket_allows_the_addresses_that_it_has_been_given)
 {
     start(Server::max_clients, "10.0.0.2+10.1.0.0/24");
@@ -707,6 +783,18 @@ TEST_F(Mux, a_socket_allows_the_addresses_that_it_has_been_given)
     b.port.set_addresses({address(0, 3, true)});
     settle({&a, &b});
     EXPECT_TRUE(b.log.empty());
+}
+
+TEST_F(Mux, a_socket_without_a_list_is_told)
+{
+    start();
+    EXPECT_NE(server_log.find(fmt::format("the socket '{}' has no list of addresses", path)),
+              std::string::npos)
+        << server_log;
+    server.reset();
+    server_log.clear();
+    start(Server::max_clients, "10.0.0.2");
+    EXPECT_EQ(server_log, "");
 }
 
 // To share it is no way to have it.

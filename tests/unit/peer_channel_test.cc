@@ -11,8 +11,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <string>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "counted_heap.h"
@@ -401,6 +403,62 @@ TEST_F(PeerChannelTest, strangers_take_no_more_than_a_few_connections_and_keep_n
     EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
     EXPECT_TRUE(a.answered.at(0).body);
     std::ranges::for_each(fds, close);
+}
+
+// Each may have 4 MiB of a message on its way in.
+TEST_F(PeerChannelTest, all_peers_together_hold_no_more_than_a_share)
+{
+    constexpr size_t bound = size_t{128} << 20;
+    std::vector<uint8_t> question;
+    append_frame(question, 1, 1, std::vector<uint8_t>((4 << 20) - 64));
+    question.pop_back();
+    std::vector<int> fds;
+    size_t before = test::heap;
+    size_t most = 0;
+    for (uint32_t i = 1; i <= 64; ++i) {
+        int fd = fds.emplace_back(connect_to_b(0x7f010000 + i));
+        size_t sent = 0;
+        EXPECT_TRUE(run_until([&] {
+            ssize_t n = send(fd, question.data() + sent, question.size() - sent,
+                             MSG_DONTWAIT | MSG_NOSIGNAL);
+            sent += static_cast<size_t>(std::max<ssize_t>(n, 0));
+            most = std::max(most, test::heap);
+            return sent == question.size() || (n < 0 && errno != EAGAIN);
+        }));
+    }
+    EXPECT_GT(most, before + bound / 2);
+    EXPECT_LT(most, before + bound + bound / 8);
+    // Who holds little is served.
+    a.channel.ask(b_of_a, PeerMessage::find, {});
+    EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+    EXPECT_TRUE(a.answered.at(0).body);
+    std::ranges::for_each(fds, close);
+}
+
+TEST_F(PeerChannelTest, few_connections_are_kept_that_nothing_waits_for)
+{
+    auto num_descriptors = [] {
+        auto entries = std::filesystem::directory_iterator("/proc/self/fd");
+        return std::distance(begin(entries), end(entries));
+    };
+    constexpr unsigned peers = 200;
+    std::vector<PeerName> names;
+    for (unsigned i = 1; i <= peers; ++i) {
+        names.push_back({a.gid, gid_of(fmt::format("127.0.2.{}", i).c_str())});
+        b.channel.listen(names.back().peer);
+    }
+    auto before = num_descriptors();
+    auto ask = [&](const PeerName& name) {
+        a.answered.clear();
+        a.channel.ask(name, PeerMessage::find, {});
+        EXPECT_TRUE(run_until([&] { return a.answered.size() == 1; }));
+        EXPECT_TRUE(a.answered.at(0).body);
+    };
+    std::ranges::for_each(names, ask);
+    auto kept = [&] { return num_descriptors() - before; };
+    EXPECT_TRUE(run_until([&] { return kept() <= 2 * 64; })) << kept(); // both ends are here
+    ask(names.front()); // it has gone, and is made again
+    ask(names.back());
 }
 
 TEST_F(PeerChannelTest, without_descriptors_it_does_not_spin)

@@ -137,6 +137,46 @@ TEST_F(ReliableConnection, a_lost_read_response_is_asked_for_again)
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
 
+// Acknowledgements of what is behind the READ say that its answers are lost. Who forges them has
+// a READ asked for once more for each answer that has come, however many are forged, and spends
+// no retry: a READ is asked for again without delay where its answers are really lost (9.7.5.2.1).
+TEST_F(ReliableConnection, forged_acknowledgements_of_a_read_cost_one_request_for_each_answer)
+{
+    constexpr uint32_t packets = 64;
+    constexpr uint32_t length = packets * 256;
+    constexpr int forged_for_each = 8;
+    const Connection c{.mtu = IBV_MTU_256, .retry_cnt = 1};
+    connect_up(c);
+    std::memcpy(b.at(b_buffer), a.at(a_buffer), length);
+    unsigned requests = 0;
+    bool forging = false;
+    network.filter = [&](Node& from, std::vector<uint8_t>&) {
+        requests += &from == &a;
+        if (&from == &b && !forging) {
+            forging = true;
+            for (int i = 0; i < forged_for_each; ++i) {
+                FrameBuilder builder;
+                Path path(NetworkType::ipv4, b.mac(), a.mac(), b.gid, a.gid, 0, 0, 64, 0xc000);
+                builder.begin(path, no_vlan, op_acknowledge, qa.qpn, c.psn_a + packets - 1, false,
+                              false);
+                builder.header(Aeth{aeth_ack, 1});
+                auto frame = builder.finish();
+                b.transmit({frame.begin(), frame.end()});
+            }
+            forging = false;
+        }
+        return true;
+    };
+    post(
+        send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, length, ka.lkey, b_buffer, kb.rkey));
+    ASSERT_TRUE(network.settle());
+    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, length));
+    EXPECT_GT(a.stats.implied_naks, 0u);
+    EXPECT_LE(requests, 1 + packets);
+    EXPECT_EQ(a.stats.timeouts, 0u);
+}
+
 TEST_F(ReliableConnection, without_a_receive_the_sender_waits_as_the_rnr_nak_says)
 {
     Connection c;

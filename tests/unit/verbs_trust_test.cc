@@ -408,5 +408,25 @@ TEST_F(VerbsTrust, no_more_than_one_question_of_a_peer_waits_for_its_qps_to_rest
     EXPECT_EQ(answered, questions);
 }
 
+// The VM has been stopped and saved while a QP waited for its peer, and goes on where it was.
+TEST_F(VerbsTrust, a_question_that_a_save_has_cut_off_is_asked_again)
+{
+    QpNumbers qp_a = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    QpNumbers qp_b = b.backend->create_qp(b.qp_init(IBV_QPT_RC)).value();
+    ASSERT_EQ(to_init(a, qp_a.id, IBV_QPT_RC), 0);
+    ASSERT_EQ(to_init(b, qp_b.id, IBV_QPT_RC), 0);
+    a.wait_events = [] { return false; };
+    ASSERT_EQ(to_rtr(a, qp_a.id, IBV_QPT_RC, b, qp_b.qpn, psn_b), EINPROGRESS);
+    home_a.backend->stop(); // b does not answer
+    saved_state(home_a);
+    home_a.backend->start();
+    while (!a.outcomes.contains(qp_a.id) && Clock::now() < _end) {
+        work();
+    }
+    ASSERT_TRUE(a.outcomes.contains(qp_a.id));
+    EXPECT_EQ(a.outcomes[qp_a.id], 0);
+    EXPECT_EQ(state_of(a, qp_a.id), IBV_QPS_RTR);
+}
+
 } // namespace
 } // namespace rdma::test

@@ -94,7 +94,8 @@ std::string path_of(int fd)
 Listener::~Listener()
 {
     if (fd >= 0) {
-        if (lock >= 0) {
+        // Not where another has bound a socket of its own there first.
+        if (lock >= 0 && path_of(fd) == path) {
             unlink(path.c_str());
         }
         close(fd);

@@ -143,9 +143,10 @@ int main(int argc, char** argv)
                  "(-device pvrdma,backend=verbs). Signal USR1: prints what it has counted.");
     app.add_option("--socket", sockets,
                    "PATH[=ADDRESS[/BITS][+...]] where it listens, and the addresses that its "
-                   "clients may have (without: all of the port's). Of a socket that systemd "
+                   "clients may have. Without addresses it protects nobody: each client may have "
+                   "every address of the port, also another VM's. Of a socket that systemd "
                    "passes: what is allowed there. Without the option: " +
-                       std::string(rdma::verbs::mux::default_socket));
+                       std::string(rdma::verbs::mux::default_socket) + ", without addresses");
     app.add_option("--devices-per-process", per_process, "devices that one QEMU may have")
         ->check(CLI::Range(size_t{1}, Server::max_clients))
         ->capture_default_str();

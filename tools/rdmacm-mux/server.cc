@@ -63,6 +63,12 @@ Server::Server(std::vector<Listener> listeners, OpenPort open, Log log, size_t m
     }
     for (uint64_t i = 0; i < _listeners.size(); ++i) {
         watch(_listeners[i].fd, listener_tag | i);
+        if (_listeners[i].allowed.empty()) {
+            _log(
+                fmt::format("the socket '{}' has no list of addresses: whoever may open it may use "
+                            "every address of the ports, also another VM's",
+                            _listeners[i].path));
+        }
     }
 }
 
@@ -124,7 +130,10 @@ void Server::accept_client(int fd, const Listener& listener)
     socklen_t size = sizeof(peer);
     getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
     auto is_any = [](const Client&) { return true; };
-    auto is_its = [&](const Client& client) { return client.process == peer.pid; };
+    auto is_its = [&](const Client& client) {
+        return client.process == peer.pid &&
+               (peer.pid != 0 || (client.user == peer.uid && client.listener == &listener));
+    };
     std::string reason;
     if (!make_room(max_clients, is_any)) {
         reason = fmt::format("it serves {} devices already", max_clients);
@@ -145,6 +154,7 @@ void Server::accept_client(int fd, const Listener& listener)
     client.fd = fd;
     client.listener = &listener;
     client.process = peer.pid;
+    client.user = peer.uid;
     watch(fd, client_tag | id);
 }
 

@@ -70,7 +70,8 @@ public:
 
     static constexpr size_t max_clients = 128;
     static constexpr size_t max_ports = 32;
-    // Of one process, that is of one VM: its devices' connections.
+    // Of one process, that is of one VM: its devices' connections. Processes of another PID
+    // namespace have no number here: those of one user at one socket count as one.
     static constexpr size_t default_max_per_process = 16;
 
     // Throws std::runtime_error where there are no descriptors.
@@ -102,7 +103,8 @@ private:
     struct Client {
         int fd = -1;
         const Listener* listener = nullptr;
-        pid_t process = 0; // that has connected, as the kernel says; 0: not to be told from here
+        pid_t process = 0;    // that has connected, as the kernel says; 0: of another PID namespace
+        uid_t user = 0;       // its user
         Port* port = nullptr; // after its Hello
         PortName name;
     };
