@@ -45,6 +45,11 @@ void attack_device(const Options& options);
 // rounds the device had lost its bus mastering when the send was done.
 void attack_from_sends(const Options& options, const SendOptions& send);
 
+// The guest's kernel behind an IOMMU, on a PCI function that vfio-pci is bound to: takes the mapping
+// of a memory region away while requests use it. Throws where that ends in anything but an error of
+// such a request.
+void take_mapping_away(const std::string& device);
+
 // A process: writes over its doorbell page and over the queues that its library
 // shares with the device.
 void attack_from_process(const Options& options);

@@ -3,7 +3,6 @@
 // One thread asks things of the device, mostly right ones: it brings it up, makes
 // objects, connects two QPs with each other, posts requests. Another, on
 // another CPU where there is one, writes over the memory in which all that is.
-#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <infiniband/verbs.h>
 
@@ -15,9 +14,8 @@
 
 #include "attacks.h"
 #include "card_interrupts.h"
+#include "driver.h"
 #include "pci_function.h"
-#include "pvrdma_abi.h"
-#include "queue_abi.h"
 
 namespace hostile {
 
@@ -25,19 +23,25 @@ namespace {
 
 using namespace rdma::pvrdma;
 
-constexpr uint64_t page_size = 4096;
 constexpr uint64_t num_pages = DmaMemory::size / page_size;
 constexpr unsigned registers = 1; // BARs
 constexpr unsigned doorbells = 2;
-constexpr uint32_t queue_depth = 16;
-constexpr uint32_t queue_entry = 256; // bytes, of 8 SGEs
-constexpr uint32_t queue_sge = 8;
-constexpr uint32_t known_qkey = 0x11111111;
 
-class DeviceAttack {
+// What a driver needs to begin with.
+struct Hardware {
+    explicit Hardware(const std::string& device) : _function(device) {}
+
+    DmaMemory _memory;
+    PciFunction _function;
+};
+
+class DeviceAttack : Hardware, Driver {
 public:
     explicit DeviceAttack(const Options& options)
-        : _options(options), _random(options.seed), _function(options.device)
+        : Hardware(options.device),
+          Driver(_function.bar(registers), _function.bar(doorbells),
+                 {_memory.memory(), DmaMemory::size}, _memory.physical()),
+          _options(options), _random(options.seed)
     {
     }
 
@@ -56,7 +60,7 @@ public:
         _function.set_msix(false);
         _function.enable();
         write(reg_ctl, ctl_reset);
-        fmt::print("{} rounds, {} actions, {} commands done\n", rounds, _actions, _commands_done);
+        fmt::print("{} rounds, {} actions, {} commands done\n", rounds, _actions, commands_done());
     }
 
     void run_from_sends(const SendOptions& options)
@@ -142,20 +146,6 @@ private:
         }
     }
 
-    // Memory for the device: pages one after another, again from the first at
-    // the end.
-    uint64_t page()
-    {
-        uint64_t index = _next_page++ % num_pages;
-        std::memset(_memory.memory() + index * page_size, 0, page_size);
-        return _memory.physical() + index * page_size;
-    }
-    uint8_t* at(uint64_t physical) { return _memory.memory() + (physical - _memory.physical()); }
-    template <typename T>
-    void put(uint64_t physical, const T& value)
-    {
-        std::memcpy(at(physical), &value, sizeof(value));
-    }
     // Where directories may point: memory of our own, or none at all. The rest of
     // the guest's memory is not ours to have written over.
     uint64_t address()
@@ -169,58 +159,21 @@ private:
             return _memory.physical() + _random() % num_pages * page_size;
         }
     }
-    // Directory of so many pages of ours; the first's address is returned in
-    // first.
-    uint64_t directory(size_t count, uint64_t& first)
-    {
-        uint64_t root = page();
-        uint64_t table = page();
-        put(root, table);
-        for (size_t i = 0; i < count; ++i) {
-            uint64_t entry = page();
-            first = i == 0 ? entry : first;
-            put(table + i * sizeof(entry), entry);
-        }
-        return root;
-    }
-
-    void write(uint32_t reg, uint32_t value) { _function.bar(registers)[reg / 4] = value; }
-    uint32_t read(uint32_t reg) { return _function.bar(registers)[reg / 4]; }
-    void ring(uint32_t doorbell, uint32_t value) { _function.bar(doorbells)[doorbell / 4] = value; }
 
     // wrong: in one place.
     void bring_up(bool wrong)
     {
-        uint64_t dsr = page();
-        SharedRegion region{};
-        _command_slot = region.cmd_slot_dma = page();
-        _response_slot = region.resp_slot_dma = page();
-        uint64_t first;
-        region.async_ring = {4, 0, directory(4, first)};
-        region.cq_ring = {4, 0, directory(4, first)};
-        if (wrong) {
+        if (!wrong) {
+            return Driver::bring_up();
+        }
+        Driver::bring_up(awkward(_random), [&](SharedRegion& region) {
             uint64_t* fields[] = {&region.cmd_slot_dma, &region.resp_slot_dma,
                                   &region.async_ring.pdir_dma, &region.cq_ring.pdir_dma};
             *fields[_random() % std::size(fields)] = address();
             region.async_ring.num_pages = _random() % 2 ? awkward(_random) : 4;
-        }
-        put(dsr, region);
-        write(reg_dsr_low, static_cast<uint32_t>(dsr));
-        write(reg_dsr_high, static_cast<uint32_t>(dsr >> 32));
-        write(reg_imr, wrong ? awkward(_random) : 0);
-        write(reg_ctl, ctl_activate);
+        });
     }
 
-    template <typename Cmd>
-    bool execute(Command number, Cmd cmd)
-    {
-        cmd.hdr.cmd = number;
-        put(_command_slot, cmd);
-        write(reg_request, 0);
-        bool done = read(reg_err) == 0;
-        _commands_done += done;
-        return done;
-    }
     // Any words, as a command; addresses among them are ours or nobody's.
     void spoiled_command()
     {
@@ -231,116 +184,24 @@ private:
         }
         CmdHdr hdr{0, static_cast<uint32_t>(_random() % (cmd_max + 2)), 0};
         std::memcpy(slot.data(), &hdr, sizeof(hdr));
-        put(_command_slot, slot);
+        put(command_slot(), slot);
         write(reg_request, 0);
     }
-    template <typename Resp>
-    Resp response()
-    {
-        Resp resp;
-        std::memcpy(&resp, at(_response_slot), sizeof(resp));
-        return resp;
-    }
-
-    struct Qp {
-        uint32_t handle = 0;
-        uint32_t qpn = 0;
-        uint64_t state = 0; // physical addresses
-        uint64_t sq = 0;
-    };
-
     // QPs of this type, which are connected with each other; the device's address.
     void create_objects(uint8_t type, const std::string& address)
     {
-        CmdCreateBind bind{.mtu = 4500, .index = 0, .gid_type = gid_type_v2};
-        put_address(bind.gid, address);
-        execute(cmd_create_bind, bind);
-        execute(cmd_create_pd, CmdCreatePd{});
-        _pd = response<RespHandle>().handle;
-        uint64_t first = 0;
-        execute(cmd_create_cq, CmdCreateCq{.pdir_dma = directory(2, first), .cqe = 64, .nchunks = 2});
-        _cq = response<RespCreateCq>().cq_handle;
-        execute(cmd_create_mr, CmdCreateMr{.start = 0x1000,
-                                           .length = 8 * page_size,
-                                           .pdir_dma = directory(8, first),
-                                           .pd_handle = _pd,
-                                           .access_flags = 15,
-                                           .nchunks = 8});
-        _key = response<RespCreateMr>().lkey;
+        bind_address(address);
+        _pd = create_pd();
+        _cq = create_cq().handle;
+        uint64_t pages[8];
+        std::ranges::generate(pages, [this] { return page(); });
+        _key = create_mr(_pd, pages);
         _type = type;
         for (Qp& qp : _qps) {
-            create_qp(qp);
+            qp = create_qp(_pd, _cq, type);
         }
         for (size_t i = 0; i < _qps.size(); ++i) {
-            connect(_qps[i], _qps[1 - i].qpn);
-        }
-    }
-
-    void create_qp(Qp& qp)
-    {
-        uint64_t first = 0;
-        execute(cmd_create_qp, CmdCreateQp{.pdir_dma = directory(3, first),
-                                           .pd_handle = _pd,
-                                           .send_cq_handle = _cq,
-                                           .recv_cq_handle = _cq,
-                                           .max_send_wr = queue_depth,
-                                           .max_recv_wr = queue_depth,
-                                           .max_send_sge = queue_sge,
-                                           .max_recv_sge = queue_sge,
-                                           .total_chunks = 3,
-                                           .send_chunks = 1,
-                                           .qp_type = _type});
-        auto resp = response<RespCreateQpV2>();
-        // The pages behind the first follow it, unless the memory began anew.
-        uint64_t last = _memory.physical() + DmaMemory::size - page_size;
-        qp = {resp.qp_handle, resp.qpn, first, first == last ? _memory.physical() : first + page_size};
-    }
-
-    void connect(const Qp& qp, uint32_t peer)
-    {
-        CmdModifyQp cmd{.qp_handle = qp.handle};
-        QpAttr& attr = cmd.attrs;
-        bool datagram = _type == qpt_ud;
-        attr.qp_state = IBV_QPS_INIT;
-        attr.port_num = 1;
-        attr.qkey = known_qkey;
-        attr.qp_access_flags = 15;
-        cmd.attr_mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
-                        (datagram ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS);
-        execute(cmd_modify_qp, cmd);
-        attr.qp_state = IBV_QPS_RTR;
-        attr.path_mtu = IBV_MTU_1024;
-        attr.dest_qp_num = peer;
-        attr.max_dest_rd_atomic = attr.max_rd_atomic = 4;
-        attr.timeout = 1;
-        attr.retry_cnt = attr.rnr_retry = 1;
-        attr.ah_attr.ah_flags = 1;
-        attr.ah_attr.port_num = 1;
-        put_address(attr.ah_attr.dgid, own_address);
-        cmd.attr_mask = IBV_QP_STATE;
-        if (!datagram) {
-            cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-        }
-        if (_type == qpt_rc) {
-            cmd.attr_mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
-        }
-        execute(cmd_modify_qp, cmd);
-        attr.qp_state = IBV_QPS_RTS;
-        cmd.attr_mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-        if (_type == qpt_rc) {
-            cmd.attr_mask |=
-                IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
-        }
-        execute(cmd_modify_qp, cmd);
-    }
-
-    static constexpr const char* own_address = "10.0.9.1";
-    // The GID of an IPv4 address (RFC 4291, 2.5.5.2).
-    static void put_address(uint8_t (&gid)[16], const std::string& address)
-    {
-        gid[10] = gid[11] = 0xff;
-        if (inet_pton(AF_INET, address.c_str(), gid + 12) != 1) {
-            throw Error(address + " is no IPv4 address");
+            connect(_qps[i], type, _qps[1 - i].qpn, {.timeout = 1, .retries = 1});
         }
     }
 
@@ -362,10 +223,7 @@ private:
             throw Error(options.mac + " is no Ethernet address");
         }
         wqe.sge = {0x1000, 64, _key};
-        uint32_t tail;
-        std::memcpy(&tail, at(qp.state), sizeof(tail));
-        put(qp.sq + tail % queue_depth * queue_entry, wqe);
-        put(qp.state, (tail + 1) % (2 * queue_depth));
+        enqueue(qp, wqe);
     }
 
     // A request whose fields are right or anything; sometimes an index that is
@@ -373,8 +231,7 @@ private:
     void post()
     {
         const Qp& qp = _qps[_random() % _qps.size()];
-        uint32_t tail;
-        std::memcpy(&tail, at(qp.state), sizeof(tail));
+        auto tail = get<uint32_t>(qp.state);
         struct {
             SqWqeHdr hdr;
             Sge sge[queue_sge];
@@ -473,18 +330,12 @@ private:
 
     const Options& _options;
     Random _random;
-    DmaMemory _memory;
-    PciFunction _function;
-    uint64_t _next_page = 0;
-    uint64_t _command_slot = 0;
-    uint64_t _response_slot = 0;
     uint32_t _pd = 0;
     uint32_t _cq = 0;
     uint32_t _key = 0;
     uint8_t _type = qpt_rc;
     std::vector<Qp> _qps{2};
     uint64_t _actions = 0;
-    uint64_t _commands_done = 0;
 };
 
 } // namespace

@@ -12,7 +12,7 @@ int main(int argc, char** argv)
 {
     CLI::App app("Attacks an RDMA device until a file appears");
     hostile::Options options;
-    app.add_option("--until", options.until, "File that ends the attack")->required();
+    app.add_option("--until", options.until, "File that ends the attack; without it, it does not end");
     app.add_option("--seed", options.seed, "What the attack is made from");
     app.require_subcommand(1);
     auto* device = app.add_subcommand("device", "As the guest's kernel, on a PCI function");
@@ -31,12 +31,16 @@ int main(int argc, char** argv)
     auto* process = app.add_subcommand("process", "As a process, on its own queues");
     process->add_option("name", options.device, "e.g. vmw_pvrdma0")->required();
     process->add_option("--gid", options.gid_index, "Index of the GID to use")->required();
+    auto* unmap = app.add_subcommand("unmap", "As the guest's kernel behind an IOMMU: a mapping goes in mid-traffic");
+    unmap->add_option("address", options.device, "e.g. 0000:00:05.1, with vfio-pci as driver")->required();
     CLI11_PARSE(app, argc, argv);
     try {
         if (*device) {
             hostile::attack_device(options);
         } else if (*sends) {
             hostile::attack_from_sends(options, send);
+        } else if (*unmap) {
+            hostile::take_mapping_away(options.device);
         } else {
             hostile::attack_from_process(options);
         }

@@ -68,6 +68,40 @@ def test_libfabric_pingpong(fabric, endpoint):
     assert re.search(r"^\S+\s+50\s+=50\s", results[1].output, re.MULTILINE), results[1].output
 
 
+FI_RMA_BW = "/payload/fi-rma-bw"
+RMA_PORT = 18602
+PROVIDERS = {"msg": "verbs", "rdm": "verbs;ofi_rxm"}
+
+
+def run_rma(fabric, options, server_options="", client_options=""):
+    server, client = fabric.nodes
+    return run_pair(
+        server, client, f"{FI_RMA_BW} {options} -d {server.device} {server_options}",
+        f"{FI_RMA_BW} {options} -d {client.device} {client_options} {server.ipv4}", RMA_PORT)
+
+
+@pytest.mark.parametrize("endpoint", PROVIDERS)
+def test_libfabric_rma_bandwidth(fabric, endpoint):
+    """fi_write and fi_read of 1 B to 1 MiB, all of whose data the program checks."""
+    results = run_rma(fabric, f"-e {endpoint} -W 16 -n 2")
+    expect_success(results)
+    output = results[1].output
+    print(output)
+    assert f"provider {PROVIDERS[endpoint]}, domain {fabric.nodes[1].device}\n" in output
+    measured = re.findall(r"^(write|read) +(\d+) +32 .* [\d.]+ +[\d.]+$", output, re.MULTILINE)
+    assert measured == [(name, str(2**n)) for name in ("write", "read") for n in range(21)], output
+
+
+@pytest.mark.parametrize("operation, damaged", [("write", 1), ("read", 0)])
+def test_libfabric_rma_finds_a_damaged_bit(fabric, operation, damaged):
+    """Who fills the memory damages it; who receives the data says so."""
+    options = ["", ""]
+    options[damaged] = "--damage"
+    found = run_rma(fabric, "-e msg -W 2 -n 1", *options)[1 - damaged]
+    assert found.status == 1, found
+    assert f"fi-rma-bw: {operation} of 1 bytes: wrong byte" in found.output, found.output
+
+
 def run_ranks(server, client, transports):
     """mpi_ranks.py, two ranks in each guest; returns mpirun's result.
 
