@@ -144,6 +144,9 @@ void say_what_there_is(const fs::path& here)
                                      : name + ", which " + target.error());
         }
     }
+    if (error) {
+        list = " unknown: " + error.message(); // of the folder, which a security policy may close
+    }
     say("modules in " + here.string() + ":" + (list.empty() ? " none" : list));
 }
 
