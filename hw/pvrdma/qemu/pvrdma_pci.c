@@ -11,7 +11,6 @@
 #include "hw/pci/msix.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pci_ids.h"
-#include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "hw/common/qemu/compat.h"
 #include "hw/common/qemu/rdma_core.h"
