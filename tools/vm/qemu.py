@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One QEMU process: its monitor and its end of the guest agent's connection."""
+import os
 import pathlib
+import shlex
 import signal
 import socket
 import subprocess
@@ -8,7 +10,8 @@ import subprocess
 from .qmp import Qmp
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-QEMU = TOP / "tools" / "qemu-system-x86_64"
+# The command, without arguments: ours, or another one with the device as a module.
+QEMU = shlex.split(os.environ.get("QEMU_RDMA_QEMU", "")) or [str(TOP / "tools" / "qemu-system-x86_64")]
 START_TIMEOUT = 180  # seconds; it may have to be built first
 
 
@@ -45,7 +48,7 @@ class Qemu:
             listener.close()
 
     def _launch(self, arguments, prefix):
-        return self._run([*prefix, str(QEMU), *arguments])
+        return self._run([*prefix, *QEMU, *arguments])
 
     def _run(self, command):
         with open(self.log, "ab") as output:

@@ -24,6 +24,17 @@
 #include "exec/ramblock.h"
 #endif
 
+/* Part of memory.h in earlier versions. */
+#if __has_include("system/memory_cached.h")
+#include "system/memory_cached.h"
+#endif
+
+#if __has_include("hw/core/qdev-properties.h")
+#include "hw/core/qdev-properties.h"
+#else /* earlier versions */
+#include "hw/qdev-properties.h"
+#endif
+
 /* What class_init functions are given: constant since 10.1. */
 #if QEMU_VERSION_MAJOR > 10 || (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR >= 1)
 typedef const void RdmaClassData;

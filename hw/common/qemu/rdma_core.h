@@ -9,10 +9,10 @@
 #define HW_RDMA_CORE_H
 
 #include "hw/pci/pci_device.h"
-#include "hw/qdev-properties.h"
 #include "migration/misc.h"
 #include "migration/vmstate.h"
 #include "qemu/notify.h"
+#include "compat.h"
 #include "rdma_backend.h"
 #include "rdma_device.h"
 #include "rdma_memory.h"

@@ -342,19 +342,12 @@ static void filter_rdma_class_init(ObjectClass *klass, RdmaClassData *data)
     nfc->receive_iov = filter_rdma_receive_iov;
 }
 
-static const TypeInfo filter_rdma_info = {
+const TypeInfo filter_rdma_type = {
     .name = TYPE_FILTER_RDMA,
     .parent = TYPE_NETFILTER,
     .instance_size = sizeof(FilterRdma),
     .class_init = filter_rdma_class_init,
 };
-
-static void filter_rdma_register_types(void)
-{
-    type_register_static(&filter_rdma_info);
-}
-
-type_init(filter_rdma_register_types)
 
 /* Attaching */
 

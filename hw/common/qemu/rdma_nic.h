@@ -37,6 +37,9 @@ typedef struct RdmaNic {
     DeviceListener listener; /* hears of the card that is plugged later */
 } RdmaNic;
 
+/* The filter's, to be registered before the first rdma_nic_attach(). */
+extern const TypeInfo filter_rdma_type;
+
 /*
  * Find the card beside @pci_dev and attach to its network, or wait for the card if
  * @pci_dev is hot-plugged into an empty slot. False, with @errp set, where there is

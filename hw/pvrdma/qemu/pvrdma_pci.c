@@ -7,16 +7,15 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/guest-random.h"
-#include "qemu/module.h"
 #include "hw/pci/msi.h"
 #include "hw/pci/msix.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pci_ids.h"
-#include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "hw/common/qemu/compat.h"
 #include "hw/common/qemu/rdma_core.h"
 #include "pvrdma.h"
+#include "pvrdma_pci.h"
 
 #define TYPE_PVRDMA "pvrdma"
 OBJECT_DECLARE_SIMPLE_TYPE(PvrdmaState, PVRDMA)
@@ -321,7 +320,7 @@ static void pvrdma_class_init(ObjectClass *klass, RdmaClassData *data)
                                           RDMA_CORE_STATS_DESCRIPTION);
 }
 
-static const TypeInfo pvrdma_info = {
+const TypeInfo pvrdma_type = {
     .name = TYPE_PVRDMA,
     .parent = TYPE_PCI_DEVICE,
     .instance_size = sizeof(PvrdmaState),
@@ -332,10 +331,3 @@ static const TypeInfo pvrdma_info = {
         { }
     },
 };
-
-static void pvrdma_register_types(void)
-{
-    type_register_static(&pvrdma_info);
-}
-
-type_init(pvrdma_register_types)
