@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the system tests: pairs of booted guests, one at a time."""
+"""Fixtures of the system tests: pairs of booted guests, one at a time; which tests share a worker, and which are
+for nightly runs alone."""
 import os
 import pathlib
 import sys
@@ -12,6 +13,31 @@ sys.path.insert(0, str(TOP / "tools"))
 from pairs import PAIRS  # noqa: E402
 from vm.fabric import Fabric  # noqa: E402
 
+# What takes longest comes first: the shorter ones then fill the other workers' time.
+LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "test_verbs_whole_stack.py", "test_migration.py", "rxe-pvrdma",
+           "test_virtual_iommu.py", "pvrdma-rxe", "test_hotplug.py"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nightly: only with RDMA_NIGHTLY")
+
+
+def guests_of(item):
+    """One word for the guests that the test shares with others: the pair's kinds, or the file that boots its own."""
+    fixtures = item._fixtureinfo.name2fixturedefs.get("fabric")  # pylint: disable=protected-access
+    if fixtures and fixtures[-1].scope == "session":
+        return "-".join(item.callspec.params["fabric"])
+    return item.path.name
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that share guests are on one worker, one after the other."""
+    if "RDMA_NIGHTLY" not in os.environ:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(guests_of(item)))
+    items.sort(key=lambda item: LONGEST.index(guests_of(item)) if guests_of(item) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

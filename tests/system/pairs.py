@@ -3,6 +3,7 @@
 import pytest
 
 PAIRS = [("pvrdma", "pvrdma"), ("pvrdma", "rxe"), ("rxe", "pvrdma")]
+WITH_RXE = pytest.mark.parametrize("fabric", PAIRS[1:], ids="-".join, indirect=True)
 TWO_PVRDMA = pytest.mark.parametrize("fabric", PAIRS[:1], ids="-".join, indirect=True)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Each kind of QEMU network as the RDMA fabric, and the machine types."""
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -14,10 +15,16 @@ from verifying import PROGRAM, verify
 from vm.fabric import MTU, Fabric, Node
 
 
+# Below those that a host gives to whoever asks for any.
+ports = itertools.count(20000)
+
+
 def free_port(kind):
-    with contextlib.closing(socket.socket(socket.AF_INET, kind)) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        port = next(ports)
+        with contextlib.closing(socket.socket(socket.AF_INET, kind)) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 # Each gives the -netdev of the first and of the second guest.

@@ -2,13 +2,26 @@
 """Our own client and server, which check every byte (tests/client)."""
 import pytest
 
-from pairs import TWO_PVRDMA, has_rxe
+from pairs import TWO_PVRDMA, WITH_RXE, has_rxe
 from verifying import NOT_EMPTY, verify
 
+LONG = 900  # seconds; a GiB takes long, and with sanitizers longer
 
-@pytest.mark.parametrize("suite", ["opcodes", "datagrams", "errors", "maximum"])
+
+@pytest.mark.parametrize("suite", ["opcodes", "datagrams", "errors"])
 def test_verify(fabric, suite):
-    verify(fabric, suite, timeout=900)  # a GiB takes long, and with sanitizers longer
+    verify(fabric, suite, timeout=LONG)
+
+
+@TWO_PVRDMA
+def test_maximum(fabric):
+    verify(fabric, "maximum", timeout=LONG)
+
+
+@pytest.mark.nightly
+@WITH_RXE
+def test_maximum_with_rxe(fabric):
+    verify(fabric, "maximum", timeout=LONG)
 
 
 @pytest.mark.parametrize("options", [
