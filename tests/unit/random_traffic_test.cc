@@ -7,7 +7,7 @@
 // there is computed as it is posted, in order; at the end, memory must equal
 // that model and every request must have completed once, in order.
 //
-//   SEED=n random_traffic_test    one run
+//   SEED=n traffic_test --gtest_filter=*RandomTraffic*/0    one run
 #include <cstdlib>
 
 #include "engine_harness.h"
