@@ -67,6 +67,13 @@ struct Context {
     // Frames to our own addresses, on their way back in.
     static constexpr size_t max_loopback = 64; // frames
     GrowingRing<std::vector<uint8_t>> loopback;
+    // Frames of QPs that are no more, oldest first.
+    struct LastFrame {
+        std::vector<uint8_t> bytes;
+        bool own = false; // to our own addresses
+    };
+    static constexpr size_t max_last_frames = 256;
+    GrowingRing<LastFrame> last_frames;
     // QPs that may have something to send, each once: acknowledgements and the
     // like; and requests and READ responses, which have to wait for those.
     GrowingRing<uint32_t> answering;
@@ -109,10 +116,27 @@ struct Context {
     // send(), so that nothing of the QP may be half done then or be done afterwards.
     void emit(const Path& path)
     {
-        auto frame = builder.finish();
+        send_frame(builder.finish(), gids.owns(path.destination(), path.network()));
+    }
+
+    // The same for a QP that is destroyed: Engine::run() sends the frame. No more than
+    // max_last_frames wait; further ones are lost, as on a network.
+    void emit_last(const Path& path)
+    {
+        if (last_frames.size() < max_last_frames) {
+            auto frame = builder.finish();
+            LastFrame& last = last_frames.push_back();
+            last.bytes.assign(frame.begin(), frame.end());
+            last.own = gids.owns(path.destination(), path.network());
+        }
+    }
+
+    // Sends the frame, to our own addresses or over the link.
+    void send_frame(std::span<const uint8_t> frame, bool own)
+    {
         ++stats.tx_packets;
         stats.tx_bytes += frame.size();
-        if (gids.owns(path.destination(), path.network())) {
+        if (own) {
             ++stats.loopback_packets;
             loopback.push_back().assign(frame.begin(), frame.end());
         } else if (!link.send(frame)) {

@@ -183,6 +183,15 @@ void Engine::receive_own(int64_t now)
     receive(_loopback_frame, now);
 }
 
+// The oldest frame of a QP that is no more.
+void Engine::send_last()
+{
+    // Out of the ring first: what it leads to may add one.
+    auto last = std::exchange(_ctx.last_frames.front(), {});
+    _ctx.last_frames.pop_front();
+    _ctx.send_frame(last.bytes, last.own);
+}
+
 // The QP that has waited longest in the list; null: none.
 QueuePair* Engine::next_of(GrowingRing<uint32_t>& list, bool QueuePair::*listed)
 {
@@ -234,6 +243,11 @@ bool Engine::run(int64_t now, unsigned budget)
         }
         if (!_ctx.can_emit()) {
             break;
+        }
+        if (!_ctx.last_frames.empty()) {
+            send_last();
+            --budget;
+            continue;
         }
         if (answer(budget)) {
             continue;

@@ -39,7 +39,8 @@ public:
     {
         return !_ctx.resting &&
                (!_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
-                ((!_ctx.answering.empty() || !_ctx.ready.empty()) && _ctx.can_emit()));
+                ((!_ctx.last_frames.empty() || !_ctx.answering.empty() || !_ctx.ready.empty()) &&
+                 _ctx.can_emit()));
     }
     // Sends at most budget packets. True: there is more to send and the link
     // takes it.
@@ -107,6 +108,7 @@ private:
     }
     Timer* find_timer(uint32_t id) const;
     void receive_own(int64_t now);
+    void send_last();
     void dispatch(const Packet& packet);
     static bool is_from_peer(const QueuePair& qp, const Packet& packet);
     QueuePair* next_of(GrowingRing<uint32_t>& list, bool QueuePair::*listed);

@@ -246,6 +246,9 @@ int Engine::destroy_qp(uint32_t id)
     if (!qp) {
         return ENOENT;
     }
+    if (qp->answering) {
+        _responder.acknowledge_last(*qp);
+    }
     count_qp_users(qp->init, -1);
     _ctx.accepted -= qp->req.sq.size();
     if (qp->scheduled) {

@@ -546,12 +546,28 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
     }
 }
 
-void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
+void Responder::build_acknowledge(const QueuePair& qp, uint32_t psn, uint8_t syndrome)
 {
     FrameBuilder& frame =
         _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
     frame.header(Aeth{syndrome, qp.resp.msn});
+}
+
+void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
+{
+    build_acknowledge(qp, psn, syndrome);
     _ctx.emit(qp.path);
+}
+
+void Responder::acknowledge_last(QueuePair& qp)
+{
+    ResponderState& resp = qp.resp;
+    if (!qp.path.valid() || !resp.ack_pending || ends_with_answer(resp)) {
+        return;
+    }
+    ++_ctx.stats.acks_sent;
+    build_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
+    _ctx.emit_last(qp.path);
 }
 
 void Responder::wake(QueuePair& qp)

@@ -23,6 +23,10 @@ public:
     bool transmit(QueuePair& qp);
     // The same for what is not READ data.
     bool transmit_short(QueuePair& qp);
+    // The acknowledgement that is still to be sent by a QP that is destroyed, if there is one: its
+    // program may have ended with its last message, and the peer would send that again until its
+    // retries are over.
+    void acknowledge_last(QueuePair& qp);
     // Tells a peer that it need not wait any more.
     void wake(QueuePair& qp);
     // Fresh from modify_qp to RTR: PSNs from attr.rq_psn.
@@ -57,6 +61,8 @@ private:
     static void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
     static void push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again);
     bool transmit_acknowledge(QueuePair& qp);
+    // In the builder.
+    void build_acknowledge(const QueuePair& qp, uint32_t psn, uint8_t syndrome);
     void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
 
     Context& _ctx;

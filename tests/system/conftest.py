@@ -30,6 +30,7 @@ def guests_of(item):
     return item.path.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Tests that share guests are on one worker, one after the other."""
     if "RDMA_NIGHTLY" not in os.environ:

@@ -258,6 +258,24 @@ TEST_F(Responding, what_precedes_the_nak_of_a_refused_request_is_sent)
     EXPECT_EQ(answers[4].syndrome & aeth_type_mask, aeth_nak);
 }
 
+// A program ends when its last message has come, while the network takes nothing: its peer learns
+// that it has come all the same.
+TEST_F(Responding, a_qp_that_is_destroyed_still_acknowledges)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run(); // its acknowledgement is the last that the link takes
+    write(psn + 1);
+    answers.clear();
+    ASSERT_EQ(b.engine.destroy_qp(qb.id), 0);
+    open_link();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_acknowledge);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
+}
+
 enum class Leaving { error, reset, requester_error, error_after_refusal };
 
 struct LeavingTheConnection : Responding, testing::WithParamInterface<Leaving> {
