@@ -35,13 +35,14 @@ run_fuzz_targets() {
     each_fuzz_target "-max_total_time=$seconds" "$cache/fuzz" "${targets[@]}"
 }
 
-# replay_corpora BUILD: each target reads the inputs that earlier fuzzing found.
+# replay_corpora BUILD: each target reads the inputs that earlier fuzzing found, of which it must have some.
 replay_corpora() {
     local build=$1 target targets
     say "running the fuzz targets on their corpora"
     mapfile -t targets < <(fuzz_target_names)
     for target in "${targets[@]}"; do
         unpack_corpus "$target" "$reports/corpus/$target"
+        [ -n "$(ls -A "$reports/corpus/$target")" ] || die "tests/fuzz/corpus has nothing for $target"
     done
     each_fuzz_target -runs=0 "$reports/corpus" "${targets[@]}"
 }
@@ -110,8 +111,11 @@ fuzz_one() {
     elif grep -a 'runtime error' "$log" | grep -E "$fuzz_own_code" >&2; then
         outcome='<failure message="undefined behaviour; see the log"/>'
         status=1
+    elif ! grep -aE '^Done [1-9][0-9]* runs' "$log" >/dev/null; then
+        outcome='<failure message="it has read no input; see the log"/>'
+        status=1
     fi
-    say "$name: $(grep -a 'cov: ' "$log" | tail -n 1)"
+    say "$name: $(grep -aE 'cov: |^Done ' "$log" | tail -n 1)"
     printf '<testsuite><testcase classname="fuzz" name="%s">%s</testcase></testsuite>\n' \
         "$name" "$outcome" >"$reports/fuzz-$name.xml"
     printf '%s\n' "$status" >"$reports/fuzz-$name.status"
