@@ -20,6 +20,7 @@ LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "test_verbs_whole_stack.py", "t
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nightly: only with RDMA_NIGHTLY")
+    config.addinivalue_line("markers", "alone: has bounds by the clock, so that nothing else runs beside it")
 
 
 def guests_of(item):

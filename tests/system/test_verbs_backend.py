@@ -7,6 +7,7 @@ import pytest
 
 from vm.guest import Guest
 
+pytestmark = pytest.mark.alone
 SUITE = "/payload/backend-suite"
 # rxe serves the first network name space only. For two of its devices to reach each
 # other there, what goes from the one's address to the other's must leave by the
