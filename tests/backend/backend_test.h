@@ -4,6 +4,7 @@
 // test, and connections between its ends.
 #pragma once
 
+#include "../qp_masks.h"
 #include "../requests.h"
 #include "backend_end.h"
 
@@ -57,14 +58,7 @@ inline int to_rtr(BackendEnd& end, uint32_t qp, ibv_qp_type type, const BackendE
     attr.ah_attr.grh.dgid = peer.gid;
     attr.ah_attr.grh.hop_limit = 64;
     attr.ah_attr.port_num = 1;
-    int mask = IBV_QP_STATE;
-    if (type != IBV_QPT_UD) {
-        mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-    }
-    if (type == IBV_QPT_RC) {
-        mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
-    }
-    return modify(end, qp, attr, mask, peer.mac);
+    return modify(end, qp, attr, rtr_mask(type), peer.mac);
 }
 
 // Ready to receive to ready to send.
@@ -78,11 +72,7 @@ inline int to_rts(BackendEnd& end, uint32_t qp, ibv_qp_type type, uint32_t psn,
     attr.rnr_retry = c.rnr_retry;
     attr.sq_psn = psn;
     attr.max_rd_atomic = c.rd_atomic;
-    int mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-    if (type == IBV_QPT_RC) {
-        mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
-    }
-    return modify(end, qp, attr, mask);
+    return modify(end, qp, attr, rts_mask(type));
 }
 
 inline int to_state(BackendEnd& end, uint32_t qp, ibv_qp_state state)

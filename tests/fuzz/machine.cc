@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../qp_masks.h"
 #include "guest_memory.h"
 
 namespace rdma::fuzz {
@@ -499,20 +500,11 @@ void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host_number, uint
     attr.ah_attr.dgid[15] = host_number;
     std::ranges::copy(mac_prefix, attr.ah_attr.dmac);
     attr.ah_attr.dmac[5] = host_number;
-    cmd.attr_mask = IBV_QP_STATE;
-    if (type == qpt_rc || type == qpt_uc) {
-        cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-    }
-    if (type == qpt_rc) {
-        cmd.attr_mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
-    }
+    // PVRDMA's numbers of types are libibverbs'.
+    cmd.attr_mask = static_cast<uint32_t>(test::rtr_mask(static_cast<ibv_qp_type>(type)));
     execute(cmd_modify_qp, cmd);
     attr.qp_state = IBV_QPS_RTS;
-    cmd.attr_mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-    if (type == qpt_rc) {
-        cmd.attr_mask |=
-            IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
-    }
+    cmd.attr_mask = static_cast<uint32_t>(test::rts_mask(static_cast<ibv_qp_type>(type)));
     execute(cmd_modify_qp, cmd);
 }
 

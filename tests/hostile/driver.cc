@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "../qp_masks.h"
 #include "attacks.h"
 
 namespace hostile {
@@ -129,13 +130,12 @@ void Driver::connect(const Qp& qp, uint8_t type, uint32_t peer, Patience patienc
 {
     CmdModifyQp cmd{.qp_handle = qp.handle};
     QpAttr& attr = cmd.attrs;
-    bool datagram = type == qpt_ud;
     attr.qp_state = IBV_QPS_INIT;
     attr.port_num = 1;
     attr.qkey = known_qkey;
     attr.qp_access_flags = all_rights;
     cmd.attr_mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
-                    (datagram ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS);
+                    (type == qpt_ud ? IBV_QP_QKEY : IBV_QP_ACCESS_FLAGS);
     execute(cmd_modify_qp, cmd);
     attr.qp_state = IBV_QPS_RTR;
     attr.path_mtu = IBV_MTU_1024;
@@ -146,20 +146,11 @@ void Driver::connect(const Qp& qp, uint8_t type, uint32_t peer, Patience patienc
     attr.ah_attr.ah_flags = 1;
     attr.ah_attr.port_num = 1;
     put_address(attr.ah_attr.dgid, own_address);
-    cmd.attr_mask = IBV_QP_STATE;
-    if (!datagram) {
-        cmd.attr_mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-    }
-    if (type == qpt_rc) {
-        cmd.attr_mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
-    }
+    // PVRDMA's numbers of types are libibverbs'.
+    cmd.attr_mask = static_cast<uint32_t>(rdma::test::rtr_mask(static_cast<ibv_qp_type>(type)));
     execute(cmd_modify_qp, cmd);
     attr.qp_state = IBV_QPS_RTS;
-    cmd.attr_mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-    if (type == qpt_rc) {
-        cmd.attr_mask |=
-            IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
-    }
+    cmd.attr_mask = static_cast<uint32_t>(rdma::test::rts_mask(static_cast<ibv_qp_type>(type)));
     execute(cmd_modify_qp, cmd);
 }
 

@@ -15,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../qp_masks.h"
 #include "../requests.h"
 #include "engine.h"
 
@@ -394,11 +395,8 @@ inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp,
     attr.ah_attr.grh.flow_label = c.flow_label;
     attr.ah_attr.grh.hop_limit = c.hop_limit;
     attr.ah_attr.sl = c.sl;
-    int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-    if (reliable) {
-        mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
-    }
-    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, peer.mac()), 0);
+    ibv_qp_type type = reliable ? IBV_QPT_RC : IBV_QPT_UC;
+    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, rtr_mask(type), peer.mac()), 0);
     if (c.up_to == IBV_QPS_RTR) {
         return;
     }
@@ -408,11 +406,7 @@ inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp,
     attr.rnr_retry = c.rnr_retry;
     attr.sq_psn = own_psn;
     attr.max_rd_atomic = c.rd_atomic;
-    mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-    if (reliable) {
-        mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
-    }
-    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, mask, {}), 0);
+    ASSERT_EQ(node.engine.modify_qp(qp.id, attr, rts_mask(type), {}), 0);
 }
 
 inline void connect(Node& a, QpNumbers qa, Node& b, QpNumbers qb, bool reliable = true,
