@@ -561,13 +561,9 @@ void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
 
 void Responder::acknowledge_last(QueuePair& qp)
 {
-    ResponderState& resp = qp.resp;
-    if (!qp.path.valid() || !resp.ack_pending || ends_with_answer(resp)) {
-        return;
+    if (qp.path.valid() && build_owed(qp)) {
+        _ctx.emit_last(qp.path);
     }
-    ++_ctx.stats.acks_sent;
-    build_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
-    _ctx.emit_last(qp.path);
 }
 
 void Responder::wake(QueuePair& qp)
@@ -606,11 +602,21 @@ bool Responder::transmit_acknowledge(QueuePair& qp)
         send_acknowledge(qp, resp.epsn, syndrome);
         return true;
     }
+    if (!build_owed(qp)) {
+        return false;
+    }
+    _ctx.emit(qp.path);
+    return true;
+}
+
+bool Responder::build_owed(QueuePair& qp)
+{
+    ResponderState& resp = qp.resp;
     if (!std::exchange(resp.ack_pending, false) || ends_with_answer(resp)) {
         return false;
     }
     ++_ctx.stats.acks_sent;
-    send_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
+    build_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
     return true;
 }
 

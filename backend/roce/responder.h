@@ -61,7 +61,8 @@ private:
     static void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
     static void push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again);
     bool transmit_acknowledge(QueuePair& qp);
-    // In the builder.
+    // Puts the acknowledgement that is owed, if there is one, into the context's builder.
+    bool build_owed(QueuePair& qp);
     void build_acknowledge(const QueuePair& qp, uint32_t psn, uint8_t syndrome);
     void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
 
