@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures of the system tests: pairs of booted guests, one at a time; which tests share a worker, and which are
-for nightly runs alone."""
+"""Fixtures of the system tests: pairs of booted guests, one at a time; which tests share a worker."""
 import os
 import pathlib
 import sys
@@ -19,7 +18,7 @@ LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "test_verbs_whole_stack.py", "t
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "nightly: only with RDMA_NIGHTLY")
+    config.addinivalue_line("markers", "nightly: too long for every run")
     config.addinivalue_line("markers", "alone: has bounds by the clock, so that nothing else runs beside it")
 
 
@@ -32,11 +31,8 @@ def guests_of(item):
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(items):
     """Tests that share guests are on one worker, one after the other."""
-    if "RDMA_NIGHTLY" not in os.environ:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("nightly")])
-        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     for item in items:
         item.add_marker(pytest.mark.xdist_group(guests_of(item)))
     items.sort(key=lambda item: LONGEST.index(guests_of(item)) if guests_of(item) in LONGEST else len(LONGEST))

@@ -49,6 +49,9 @@ build_meson() {
     meson=("$python" "$meson_dir/usr/bin/meson")
 }
 
+# build_folder KIND: where this tree is built in this way.
+build_folder() { printf '%s\n' "$cache/build/$1-$(printf %s "$top" | sha256sum | cut -c1-8)"; }
+
 # setup_build NAME FOLDER OPTION...: has Meson set up a build folder, anew where the
 # options, their defaults or the compiler have changed: Meson itself keeps the old ones.
 # With QEMU_RDMA_WERROR=1 warnings are errors.
@@ -67,7 +70,7 @@ setup_build() {
 # with it; sets core_build. In a folder of its own for each tree.
 build_core() {
     build_meson
-    core_build=$cache/build/core-$(printf %s "$top" | sha256sum | cut -c1-8)${qemu_kind:+-$qemu_kind}
+    core_build=$(build_folder core)${qemu_kind:+-$qemu_kind}
     local options=(--buildtype=release -Ddebug=true -Dtools=disabled) tests=false
     # tests/backend's suite for guests is linked with this core, where there is a GoogleTest.
     [ -n "$qemu_kind" ] || ! is_installed libgtest-dev || ! is_installed libcli11-dev || tests=true

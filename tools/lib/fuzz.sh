@@ -14,7 +14,7 @@ build_fuzz_targets() {
     shift
     need_packages "${host_packages[@]}" "${clang_packages[@]}"
     build_meson
-    build=$cache/build/$kind-$(printf %s "$top" | sha256sum | cut -c1-8)
+    build=$(build_folder "$kind")
     with_clang setup_build "$kind" "$build" -Dfuzz=yes -Dtests=false -Dtools=disabled \
         -Db_lundef=false "$@"
     run_logged "$kind-build" ninja -C "$build"
@@ -32,7 +32,7 @@ run_fuzz_targets() {
     for target in "${targets[@]}"; do
         unpack_corpus "$target" "$cache/fuzz/$target"
     done
-    each_fuzz_target "-max_total_time=$seconds" "$cache/fuzz" "${targets[@]}"
+    each_fuzz_target "$seconds" "$cache/fuzz" "${targets[@]}"
 }
 
 # replay_corpora BUILD: each target reads the inputs that earlier fuzzing found, of which it must have some.
@@ -44,18 +44,18 @@ replay_corpora() {
         unpack_corpus "$target" "$reports/corpus/$target"
         [ -n "$(ls -A "$reports/corpus/$target")" ] || die "tests/fuzz/corpus has nothing for $target"
     done
-    each_fuzz_target -runs=0 "$reports/corpus" "${targets[@]}"
+    each_fuzz_target 0 "$reports/corpus" "${targets[@]}"
 }
 
-# each_fuzz_target LENGTH FOLDER TARGET...: of $build, as many at once as there are CPUs, with the
-# inputs in FOLDER/TARGET. LENGTH is libFuzzer's option for how long.
+# each_fuzz_target SECONDS FOLDER TARGET...: of $build, as many at once as there are CPUs, with the
+# inputs in FOLDER/TARGET; see fuzz_one.
 each_fuzz_target() {
-    local length=$1 folder=$2 target
+    local seconds=$1 folder=$2 target
     shift 2
     for target in "$@"; do
         printf 'fuzz.%s\n' "$target" >"$reports/fuzz-$target.expected"
         while [ "$(jobs -r | wc -l)" -ge "$jobs" ]; do wait -n; done
-        fuzz_one "$target" "$length" "$folder/$target" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- \
+        fuzz_one "$target" "$seconds" "$folder/$target" -max_len=8192 -len_control=0 -rss_limit_mb=1024 -- \
             "$build/tests/fuzz/$target" &
     done
     wait
@@ -79,19 +79,19 @@ save_corpora() {
         run_logged "$target-merge" "$build/tests/fuzz/$target" -merge=1 -max_len=8192 -timeout=60 \
             -rss_limit_mb=2048 "$merged" "$cache/fuzz/$target"
         (cd "$merged" && find . -type f -printf '%P\n' | LC_ALL=C sort |
-            tar -c --owner=0 --group=0 --mtime=@0 -T -) | xz -6 >"$top/tests/fuzz/corpus/$target.tar.xz"
+            tar -cJ --owner=0 --group=0 --mtime=@0 -T - -f "$merged.tar.xz")
+        mv "$merged.tar.xz" "$top/tests/fuzz/corpus/"
         say "$target: $(find "$merged" -type f | wc -l) inputs"
     done
 }
 
 fuzz_target_names() { basename -a "$top"/tests/fuzz/*_fuzz.cc | sed 's/\.cc$//'; }
 
-# fuzz_one NAME LENGTH CORPUS OPTION... -- PROGRAM...: leaves a report like the other
-# tests'.
+# fuzz_one NAME SECONDS CORPUS OPTION... -- PROGRAM...: leaves a report like the other tests'.
+# 0 seconds: what is in the corpus is read, and nothing else.
 fuzz_one() {
-    local name=$1 length=$2 corpus=$3 options=() outcome= status=0
-    local seconds=${length#-max_total_time=}
-    [ "$seconds" != "$length" ] || seconds=300
+    local name=$1 seconds=$2 corpus=$3 options=() length=-runs=0 outcome= status=0
+    [ "$seconds" = 0 ] || length=-max_total_time=$seconds
     shift 3
     while [ "$1" != -- ]; do
         options+=("$1")
@@ -132,7 +132,7 @@ run_fuzz_coverage() {
         build_fuzz_targets coverage "-Dcpp_args=-fprofile-instr-generate -fcoverage-mapping" \
         -Dcpp_link_args=-fprofile-instr-generate
     for name in $(fuzz_target_names); do
-        [ -d "$cache/fuzz/$name" ] || continue
+        unpack_corpus "$name" "$cache/fuzz/$name"
         LLVM_PROFILE_FILE=$reports/$name.raw "$build/tests/fuzz/$name" -runs=0 "$cache/fuzz/$name" \
             >"$cache/log/$name-coverage.log" 2>&1 || die "$name fails on its own corpus"
         llvm-profdata-19 merge -sparse "$reports/$name.raw" -o "$reports/$name.profile"
@@ -171,6 +171,6 @@ run_qemu_fuzz() {
     say "running QEMU's device fuzzer for $seconds seconds"
     # QEMU's own leaks at its end are not what is looked for.
     QEMU_FUZZ_ARGS=$arguments QEMU_FUZZ_OBJECTS='pvrdma*' ASAN_OPTIONS=detect_leaks=0 \
-        fuzz_one qemu-generic-fuzz "-max_total_time=$seconds" "$cache/fuzz/qemu-generic-fuzz" -max_len=4096 -rss_limit_mb=4096 -detect_leaks=0 -- \
-        "$qemu_binary" --fuzz-target=generic-fuzz
+        fuzz_one qemu-generic-fuzz "$seconds" "$cache/fuzz/qemu-generic-fuzz" -max_len=4096 \
+        -rss_limit_mb=4096 -detect_leaks=0 -- "$qemu_binary" --fuzz-target=generic-fuzz
 }
