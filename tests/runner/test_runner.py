@@ -92,3 +92,14 @@ def test_a_test_of_pytest_that_hangs_is_named(tmp_path):
     status, output, numbers = count(tmp_path)
     assert (status, numbers) == (1, [0, 1, 0]), output
     assert "FAILED test_it.test_that_hangs" in output
+
+
+def test_a_run_that_ends_early_has_a_last_line(tmp_path):
+    for name in ("dpkg-query", "apt-get", "sudo"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    ended = subprocess.run([LIB.parent / "test", "threads"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                           env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                                "XDG_CACHE_HOME": str(tmp_path)})
+    assert ended.returncode == 1 and "apt-update failed" in ended.stderr
+    assert ended.stdout.splitlines()[-1] == "0 passed, 1 failed"

@@ -133,7 +133,7 @@ def test_reset(attacker):
     assert result.status == 0, result.output
     # Now and then another frame of the guest's has used the interrupt up before the send.
     led_back, sends = re.search(r"(\d+) of (\d+) sends led back", result.output).groups()
-    assert int(led_back) > 0 and int(sends) == ROUNDS
+    assert int(led_back) >= 9 * ROUNDS // 10 and int(sends) == ROUNDS
     expect_working(attacker)
 
 
