@@ -136,10 +136,13 @@ void say_what_there_is(const fs::path& here)
 {
     std::string list;
     std::error_code error;
-    for (const auto& entry : fs::directory_iterator(here, error)) {
-        const std::string name = entry.path().filename().string();
+    // Without a range-for, whose steps throw.
+    for (fs::directory_iterator entry(here, error), end; !error && entry != end;
+         entry.increment(error)) {
+        const fs::path file = entry->path();
+        const std::string name = file.filename().string();
         if (name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
-            const auto target = read_target(entry.path());
+            const auto target = read_target(file);
             list += "\n  " + (target ? name_of(target->version, target->build_id)
                                      : name + ", which " + target.error());
         }
