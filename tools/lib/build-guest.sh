@@ -25,12 +25,7 @@ guest_tree=(include net)
 initramfs_modules=(virtio_pci virtio_iommu virtio_blk squashfs overlay)
 
 # guest_sources [FOLDER]: the guest's suite and its updates, from the machine's own mirrors.
-guest_sources() {
-    local mirror security
-    mirror=$(debian_mirror "$@") && security=$(security_mirror "$@") || return
-    printf 'deb %s %s main\n' "$mirror" "$guest_suite" "$mirror" "$guest_suite-updates" \
-        "$security" "$guest_suite-security"
-}
+guest_sources() { suite_sources "$guest_suite" "$@"; }
 
 # The newest 6.12 kernel of which image, headers and source are to be had.
 find_kernel() {

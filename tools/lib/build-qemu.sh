@@ -173,13 +173,9 @@ configure_qemu() {
     printf '%s\n' "${options[*]}" >"$qemu_build/options"
 }
 
-# One word for all that goes into QEMU: everything of the tree but what is known not to,
-# and the host's packages.
+# One word for all that goes into QEMU: the tree and the host's packages.
 qemu_inputs() {
-    local trees
-    mapfile -t trees < <(find "$top" -mindepth 1 -maxdepth 1 -not \( -name .git -o -name docs -o -name tests \))
-    printf '%s %s\n' "$(fingerprint "${trees[@]}")" \
-        "$(dpkg-query -W "${host_packages[@]}" 2>/dev/null)" | sha256sum | cut -c1-16
+    printf '%s %s\n' "$(build_inputs)" "$(dpkg-query -W "${host_packages[@]}" 2>/dev/null)" | sha256sum | cut -c1-16
 }
 
 build_qemu() {

@@ -61,6 +61,13 @@ fingerprint() {
     )
 }
 
+# build_inputs: one word for everything of the tree but what is known not to go into builds.
+build_inputs() {
+    local trees
+    mapfile -t trees < <(find "$top" -mindepth 1 -maxdepth 1 -not \( -name .git -o -name docs -o -name tests \))
+    fingerprint "${trees[@]}"
+}
+
 is_installed() { dpkg-query -W -f='${Status}\n' "$1" 2>/dev/null | grep '^install ok' >/dev/null; }
 
 # need_packages PACKAGE...: installs the ones that are missing.
@@ -136,6 +143,15 @@ security_mirror() {
         esac
     fi
     printf '%s\n' "$security"
+}
+
+# suite_sources SUITE [FOLDER]: apt's sources of one of Debian's releases with its updates, from this
+# machine's own mirrors.
+suite_sources() {
+    local suite=$1 mirror security
+    shift
+    mirror=$(debian_mirror "$@") && security=$(security_mirror "$@") || return
+    printf 'deb %s main\n' "$mirror $suite" "$mirror $suite-updates" "$security $suite-security"
 }
 
 # private_apt NAME TOOL ARGUMENTS...: apt-get or apt-cache with the sources that the function
