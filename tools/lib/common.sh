@@ -180,5 +180,5 @@ private_apt() {
 # refresh_private_apt NAME: its lists are fetched again, unless they are of this hour. To be
 # called before a download, since mirrors drop what has been replaced.
 refresh_private_apt() {
-    find "$cache/apt-$1" -maxdepth 1 -name complete -mmin +60 -delete
+    [ ! -d "$cache/apt-$1" ] || find "$cache/apt-$1" -maxdepth 1 -name complete -mmin +60 -delete
 }
