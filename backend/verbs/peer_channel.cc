@@ -212,7 +212,7 @@ PeerChannel::Connection* PeerChannel::connect(const PeerName& peer)
     if (!own || !to || own->storage.ss_family != to->storage.ss_family) {
         return nullptr;
     }
-    drop_idle();
+    drop_idle(max_idle - 1);
     if (_outgoing.size() >= max_outgoing) {
         return nullptr;
     }
@@ -350,22 +350,21 @@ void PeerChannel::bury()
     }
 }
 
-// Makes room for another one of this device's.
-void PeerChannel::drop_idle()
+// Of the connections of this device's that nothing waits for, so many are kept.
+void PeerChannel::drop_idle(size_t most)
 {
-    size_t idle = 0;
-    Connection* oldest = nullptr;
+    std::vector<Connection*> idle;
     for (const auto& [name, number] : _outgoing) {
         Connection& connection = *_connections.at(number);
-        if (!connection.waiting.empty() || connection.failed) {
-            continue;
-        }
-        ++idle;
-        if (!oldest || connection.last_question < oldest->last_question) {
-            oldest = &connection;
+        if (connection.waiting.empty() && !connection.failed) {
+            idle.push_back(&connection);
         }
     }
-    if (idle >= max_idle) {
+    if (idle.size() <= most) {
+        return;
+    }
+    std::ranges::sort(idle, {}, &Connection::last_question);
+    for (Connection* oldest : std::span(idle).first(idle.size() - most)) {
         fail(*oldest);
         _outgoing.erase(oldest->name); // it is no failure of the next question
     }
@@ -524,6 +523,7 @@ void PeerChannel::handle()
             work(*found->second, events[i].events);
         }
     }
+    drop_idle(max_idle);
     bury();
 }
 

@@ -93,7 +93,7 @@ private:
     Connection* connect(const PeerName& peer);
     void accept(Listener& listener);
     void drop_oldest_stranger();
-    void drop_idle();
+    void drop_idle(size_t most);
     void count(Connection& connection);
     void work(Connection& connection, uint32_t events);
     bool is_trusted(Connection& connection) const;

@@ -459,6 +459,16 @@ TEST_F(PeerChannelTest, few_connections_are_kept_that_nothing_waits_for)
     EXPECT_TRUE(run_until([&] { return kept() <= 2 * 64; })) << kept(); // both ends are here
     ask(names.front()); // it has gone, and is made again
     ask(names.back());
+
+    // As before a stop: all are asked at once.
+    a.answered.clear();
+    for (const PeerName& name : names) {
+        a.channel.ask(name, PeerMessage::suspend, {});
+    }
+    EXPECT_GE(kept(), std::ssize(names));
+    ASSERT_TRUE(run_until([&] { return a.answered.size() == peers; }));
+    EXPECT_TRUE(std::ranges::all_of(a.answered, [](auto& each) { return each.body.has_value(); }));
+    EXPECT_TRUE(run_until([&] { return kept() <= 2 * 64; })) << kept();
 }
 
 TEST_F(PeerChannelTest, without_descriptors_it_does_not_spin)
