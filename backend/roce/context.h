@@ -104,7 +104,7 @@ struct Context {
 
     // Begins a frame along path in builder (see FrameBuilder::begin).
     FrameBuilder& begin_frame(const Path& path, uint8_t opcode, uint32_t destination_qp,
-                              uint32_t psn, bool ack_request = false, bool solicited = false)
+                              Psn psn, bool ack_request = false, bool solicited = false)
     {
         builder.begin(path, gids.vlan_of(path.gid_index()), opcode, destination_qp, psn,
                       ack_request, solicited);

@@ -59,7 +59,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         return false;
     }
     auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
-    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & psn_mask, qp.req.next_psn,
+    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & qpn_mask, qp.req.next_psn,
                                            false, wqe.send_flags & IBV_SEND_SOLICITED);
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
     frame.header(Deth{qkey, 0, qp.qpn});
@@ -76,7 +76,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
     if (qp.init.gsi) {
         note_connection(payload);
     }
-    qp.req.next_psn = psn_add(qp.req.next_psn, 1);
+    ++qp.req.next_psn;
     return true;
 }
 

@@ -366,8 +366,8 @@ int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     attr = qp->attr;
     attr.qp_state = qp->state;
     attr.cur_qp_state = qp->state;
-    attr.sq_psn = qp->req.next_psn;
-    attr.rq_psn = qp->resp.epsn;
+    attr.sq_psn = qp->req.next_psn.value();
+    attr.rq_psn = qp->resp.epsn.value();
     attr.sq_draining = is_draining(*qp);
     dmac = qp->dmac;
     return 0;

@@ -22,8 +22,6 @@ namespace {
 constexpr int64_t max_remaining = int64_t{4096} << 31;
 // retry_cnt and rnr_retry have 3 bits (9.7.6.1.3, 9.7.5.2.8).
 constexpr uint8_t max_retries = 7;
-// PSNs of a QP's requests that are not acknowledged: half of those there are.
-constexpr int32_t max_outstanding = 1 << 23;
 
 Status wrong(std::string what)
 {
@@ -72,7 +70,7 @@ Status check_numbers(const QueuePair& qp, const Limits& limits)
 }
 
 // One request of the send queue; psn: of its first packet.
-bool is_wqe_ok(const QueuePair& qp, const SendWqe& wqe, uint32_t psn, const Limits& limits)
+bool is_wqe_ok(const QueuePair& qp, const SendWqe& wqe, Psn psn, const Limits& limits)
 {
     if (wqe.sges.size() > limits.max_sge) {
         return false;
@@ -96,7 +94,7 @@ Status complete_requester(QueuePair& qp, const Limits& limits)
     if (req.retries_left > max_retries || req.rnr_retries_left > max_retries) {
         return wrong(qp, "a retry counter is out of range");
     }
-    uint32_t psn = req.una_psn;
+    Psn psn = req.una_psn;
     bool any = false;
     for (size_t i = 0; i < req.sq.size(); ++i) {
         SendWqe& wqe = req.sq[i];
@@ -107,7 +105,7 @@ Status complete_requester(QueuePair& qp, const Limits& limits)
         if (wqe.num_packets > 0 && !any) {
             // una_psn may be within the first one.
             psn = wqe.first_psn;
-            if (psn_diff(req.una_psn, psn) < 0 || psn_diff(req.una_psn, wqe.end_psn()) >= 0) {
+            if (req.una_psn < psn || req.una_psn >= wqe.end_psn()) {
                 return wrong(qp, "its oldest request is not the one that is acknowledged next");
             }
             any = true;
@@ -115,15 +113,14 @@ Status complete_requester(QueuePair& qp, const Limits& limits)
         if (!is_wqe_ok(qp, wqe, psn, limits)) {
             return wrong(qp, "a send request makes no sense");
         }
-        psn = psn_add(psn, wqe.num_packets);
+        psn += wqe.num_packets;
         req.outstanding_reads += wqe.has_response() && wqe.initiated;
     }
     if (!qp.is_datagram() && qp.can_send()) {
-        bool in_order = psn == req.next_psn && psn_diff(req.send_psn, req.una_psn) >= 0 &&
-                        psn_diff(req.max_psn, req.send_psn) >= 0 &&
-                        psn_diff(req.next_psn, req.max_psn) >= 0 &&
-                        psn_diff(req.next_psn, req.una_psn) >= 0;
-        if (!in_order || psn_diff(req.next_psn, req.una_psn) >= max_outstanding) {
+        bool in_order = psn == req.next_psn && req.una_psn <= req.send_psn &&
+                        req.send_psn <= req.max_psn && req.max_psn <= req.next_psn &&
+                        req.una_psn <= req.next_psn;
+        if (!in_order) {
             return wrong(qp, "the PSNs of its requests are not in order");
         }
     }

@@ -37,14 +37,14 @@ uint8_t wait_code(const QueuePair& qp, uint8_t refusals)
 // yet to send, or the NAK would be an implied NAK to the peer; and not before
 // what the peer waits for, or it would be dropped. An answer sent again may be one
 // that the peer has had.
-uint32_t first_not_ready(const QueuePair& qp, uint32_t requested)
+Psn first_not_ready(const QueuePair& qp, Psn requested)
 {
     const ResponderState& resp = qp.resp;
-    uint32_t psn = psn_diff(requested, resp.epsn) < 0 ? requested : resp.epsn;
+    Psn psn = requested < resp.epsn ? requested : resp.epsn;
     for (size_t i = 0; i < resp.responses.size(); ++i) {
         const Response& response = resp.responses[i];
         if (!response.again) {
-            return psn_diff(response.psn, psn) < 0 ? response.psn : psn;
+            return response.psn < psn ? response.psn : psn;
         }
     }
     return psn;

@@ -441,7 +441,7 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
     packet.ack_request = bth.ack_request & bth_ack_request;
     packet.pkey = bth.pkey;
     packet.destination_qp = bth.destination_qp;
-    packet.psn = bth.psn;
+    packet.psn = Psn(bth.psn);
     if (bth.opcode == opcode_cnp) {
         return packet;
     }
@@ -567,7 +567,7 @@ void FrameBuilder::append(const void* bytes, size_t size)
 }
 
 void FrameBuilder::begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32_t destination_qp,
-                         uint32_t psn, bool ack_request, bool solicited)
+                         Psn psn, bool ack_request, bool solicited)
 {
     _size = 0;
     _payload_size = 0;
@@ -587,7 +587,7 @@ void FrameBuilder::begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32
     bth.pkey = default_pkey;
     bth.destination_qp = destination_qp;
     bth.ack_request = ack_request ? bth_ack_request : 0;
-    bth.psn = psn;
+    bth.psn = psn.value();
     header(bth);
 }
 

@@ -30,7 +30,7 @@ struct Packet {
     bool ack_request;
     uint16_t pkey;
     uint32_t destination_qp;
-    uint32_t psn;
+    Psn psn;
     // Extended headers; meaningful where the opcode has them.
     uint64_t remote_address; // RETH, AtomicETH
     uint32_t rkey;           // RETH, AtomicETH, IETH
@@ -121,7 +121,7 @@ class FrameBuilder {
 public:
     // vlan: the identifier of the tag; no_vlan for none.
     void begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32_t destination_qp,
-               uint32_t psn, bool ack_request, bool solicited);
+               Psn psn, bool ack_request, bool solicited);
     template <typename Header>
     void header(const Header& h)
     {

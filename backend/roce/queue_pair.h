@@ -38,7 +38,7 @@ struct SendWqe {
     AddressVector av;
     std::vector<ibv_sge> sges;
     uint64_t length;      // bytes
-    uint32_t first_psn;
+    Psn first_psn;
     uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation
 
     bool is_read() const { return opcode == IBV_WR_RDMA_READ; }
@@ -49,7 +49,7 @@ struct SendWqe {
     {
         return opcode == wr_fast_reg && !initiated && status == IBV_WC_SUCCESS;
     }
-    uint32_t end_psn() const { return psn_add(first_psn, num_packets); }
+    Psn end_psn() const { return first_psn + num_packets; } // one past its last
 };
 
 // IBTA vol. 1, 9.7: the requester half of an RC or UC QP; of a UD QP only sq
@@ -60,16 +60,16 @@ struct RequesterState {
     // What the fast registration in sq asks for that has not been carried out. There is
     // one at most: a request is accepted when all before it have been begun.
     FastRegistration registration;
-    uint32_t next_psn = 0;   // of the next WQE accepted
-    uint32_t send_psn = 0;   // of the next packet; behind max_psn while sending again
-    uint32_t max_psn = 0;    // one past the highest PSN ever sent
-    uint32_t una_psn = 0;    // oldest not acknowledged
+    Psn next_psn; // of the next WQE accepted
+    Psn send_psn; // of the next packet; behind max_psn while sending again
+    Psn max_psn;  // one past the highest PSN ever sent
+    Psn una_psn;  // oldest not acknowledged
     uint32_t since_ack_request = 0; // packets sent since AckReq was last set
     unsigned outstanding_reads = 0; // initiated READs and atomics not completed
     uint8_t retries_left = 0;
     uint8_t rnr_retries_left = 0;
     bool rnr_wait = false;   // the timer is an RNR timer, not the transport timer
-    uint32_t rnr_psn = 0;    // that the peer was not ready for
+    Psn rnr_psn;             // that the peer was not ready for
     bool recovering = false; // gone back already for what una_psn waits for
     int64_t last_progress = 0; // when una_psn moved; not saved
     SendWindow window;         // not saved: another host, another network
@@ -79,16 +79,18 @@ struct RequesterState {
 // A READ or atomic request executed, for when its duplicate comes.
 struct ResponderResource {
     bool atomic;
-    uint32_t first_psn;
+    Psn first_psn;
     uint32_t num_packets;
     uint64_t original; // atomic: the value before
+
+    Psn end_psn() const { return first_psn + num_packets; } // one past its last
 };
 
 // The answer to a READ or atomic request that the responder has yet to send.
 struct Response {
     enum class Kind : uint8_t { read, atomic } kind;
     bool again;         // sent before: the answer to a duplicate
-    uint32_t psn;       // of the next packet
+    Psn psn;            // of the next packet
     uint32_t remaining_packets;
     bool started;       // read: its first packet is out
     uint64_t address;   // read: of the next packet
@@ -103,7 +105,7 @@ struct ResponderState {
 
     enum class Message : uint8_t { none, send, write };
 
-    uint32_t epsn = 0; // expected
+    Psn epsn; // expected
     uint32_t msn = 0;
     Message message = Message::none; // the one that is partly received
     bool drop_message = false; // UC: until the next first packet (9.8.2.2)
@@ -115,7 +117,7 @@ struct ResponderState {
     bool nak_sent = false; // or pending; until a packet with epsn comes
     // ACK up to this PSN, before the responses that follow it: a duplicate from before
     // a READ or atomic, whose response may be what the peer waits for.
-    std::optional<uint32_t> duplicate_ack;
+    std::optional<Psn> duplicate_ack;
     bool communication_established = false;
     // The receive request in use.
     bool have_recv = false;

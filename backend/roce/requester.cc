@@ -8,9 +8,6 @@ namespace rdma::roce {
 
 namespace {
 
-// Half the PSN space: more may not be outstanding (9.7.1).
-constexpr uint32_t max_outstanding_psns = 1u << 23;
-
 // A duplicate of the last acknowledgement means that the peer's VM was stopped
 // only where it comes so long after it; sooner it is a packet repeated.
 constexpr int64_t wake_silence_ns = 1'000'000;
@@ -60,7 +57,7 @@ uint8_t operation_of(int opcode, bool first, bool last)
 // PSNs that have been sent, or sent again, and await an answer.
 uint32_t unacknowledged(const RequesterState& req)
 {
-    return psn_distance(req.send_psn, req.una_psn);
+    return req.send_psn.distance_from(req.una_psn);
 }
 
 } // namespace
@@ -119,7 +116,7 @@ int64_t rnr_timer_ns(uint8_t code)
 void Requester::start(QueuePair& qp)
 {
     RequesterState& req = qp.req;
-    req.next_psn = req.send_psn = req.max_psn = req.una_psn = qp.attr.sq_psn & psn_mask;
+    req.next_psn = req.send_psn = req.max_psn = req.una_psn = Psn(qp.attr.sq_psn);
     req.since_ack_request = 0;
     req.window = {};
     req.retries_left = qp.attr.retry_cnt;
@@ -135,9 +132,9 @@ bool Requester::accept(QueuePair& qp)
         return false;
     }
     // Room in PSN space for the longest message there may be.
-    uint32_t outstanding = psn_distance(req.next_psn, req.una_psn);
+    uint32_t outstanding = req.next_psn.distance_from(req.una_psn);
     if (!qp.is_datagram() &&
-        outstanding + max_message / qp.mtu >= max_outstanding_psns) {
+        outstanding + max_message / qp.mtu >= Psn::half) {
         return false;
     }
     _scratch.malformed = IBV_WC_SUCCESS;
@@ -195,7 +192,7 @@ bool Requester::accept(QueuePair& qp)
     }
     if (wqe.status == IBV_WC_SUCCESS && !is_local(wqe.opcode)) {
         wqe.num_packets = packets_of(wqe.length, qp.mtu);
-        req.next_psn = psn_add(req.next_psn, wqe.num_packets);
+        req.next_psn += wqe.num_packets;
     }
     return true;
 }
@@ -278,7 +275,7 @@ bool Requester::transmit(QueuePair& qp)
 bool Requester::wants_ack(QueuePair& qp, bool last)
 {
     RequesterState& req = qp.req;
-    bool ask = ++req.since_ack_request >= ack_request_interval || psn_diff(req.max_psn, req.send_psn) > 0;
+    bool ask = ++req.since_ack_request >= ack_request_interval || req.send_psn < req.max_psn;
     if (last && !ask) {
         bool more = req.cursor + 1 < req.sq.size() || accept(qp);
         if (more) {
@@ -299,7 +296,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
 {
     RequesterState& req = qp.req;
     size_t index = req.cursor;
-    uint32_t packet_index = psn_distance(req.send_psn, first_look.first_psn);
+    uint32_t packet_index = req.send_psn.distance_from(first_look.first_psn);
     uint32_t num_packets = first_look.num_packets;
     bool first = packet_index == 0;
     bool last = packet_index + 1 == num_packets || first_look.has_response();
@@ -350,13 +347,11 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
         wqe.initiated = true;
         req.outstanding_reads += wqe.has_response();
     }
-    if (psn_diff(req.max_psn, req.send_psn) > 0) {
+    if (req.send_psn < req.max_psn) {
         ++_ctx.stats.retransmitted_packets;
     }
-    req.send_psn = psn_add(req.send_psn, psns);
-    if (psn_diff(req.send_psn, req.max_psn) > 0) {
-        req.max_psn = req.send_psn;
-    }
+    req.send_psn += psns;
+    req.max_psn = later_of(req.max_psn, req.send_psn);
     if (last) {
         ++req.cursor;
     }
@@ -378,12 +373,12 @@ void Requester::restart_timer(QueuePair& qp)
     _ctx.set_timer(qp, idle || timeout == no_deadline ? no_deadline : _ctx.now + timeout);
 }
 
-SendWqe* Requester::wqe_of(QueuePair& qp, uint32_t psn)
+SendWqe* Requester::wqe_of(QueuePair& qp, Psn psn)
 {
     for (size_t i = 0; i < qp.req.sq.size(); ++i) {
         SendWqe& wqe = qp.req.sq[i];
-        if (wqe.num_packets > 0 && psn_diff(psn, wqe.first_psn) >= 0 &&
-            psn_diff(psn, wqe.end_psn()) < 0) {
+        if (wqe.num_packets > 0 && psn >= wqe.first_psn &&
+            psn < wqe.end_psn()) {
             return &wqe;
         }
     }
@@ -393,29 +388,29 @@ SendWqe* Requester::wqe_of(QueuePair& qp, uint32_t psn)
 // Everything before psn is acknowledged, as far as that can be: a READ or
 // atomic is acknowledged by its response only (9.7.5.1.2). False where one
 // whose response has not come stands in the way.
-bool Requester::advance(QueuePair& qp, uint32_t psn)
+bool Requester::advance(QueuePair& qp, Psn psn)
 {
     RequesterState& req = qp.req;
-    if (psn_diff(psn, req.una_psn) <= 0) {
+    if (psn <= req.una_psn) {
         return true;
     }
-    uint32_t limit = psn;
+    Psn limit = psn;
     bool blocked = false;
     for (size_t i = 0; i < req.sq.size(); ++i) {
         const SendWqe& wqe = req.sq[i];
         if (wqe.num_packets == 0) {
             continue;
         }
-        if (psn_diff(psn, wqe.first_psn) <= 0) {
+        if (psn <= wqe.first_psn) {
             break;
         }
-        if (wqe.has_response() && psn_diff(req.una_psn, wqe.end_psn()) < 0) {
-            limit = psn_diff(req.una_psn, wqe.first_psn) > 0 ? req.una_psn : wqe.first_psn;
+        if (wqe.has_response() && req.una_psn < wqe.end_psn()) {
+            limit = later_of(wqe.first_psn, req.una_psn);
             blocked = true;
             break;
         }
     }
-    if (psn_diff(limit, req.una_psn) > 0) {
+    if (limit > req.una_psn) {
         acknowledge(req, limit);
         complete_acknowledged(qp);
     }
@@ -423,9 +418,9 @@ bool Requester::advance(QueuePair& qp, uint32_t psn)
 }
 
 // All before psn is acknowledged.
-void Requester::acknowledge(RequesterState& req, uint32_t psn)
+void Requester::acknowledge(RequesterState& req, Psn psn)
 {
-    req.window.acknowledged(psn_distance(psn, req.una_psn));
+    req.window.acknowledged(psn.distance_from(req.una_psn));
     req.una_psn = psn;
 }
 
@@ -439,14 +434,14 @@ void Requester::complete_acknowledged(QueuePair& qp)
     req.last_progress = _ctx.now;
     while (!req.sq.empty()) {
         const SendWqe& wqe = req.sq.front();
-        bool done = wqe.num_packets > 0 ? psn_diff(req.una_psn, wqe.end_psn()) >= 0
+        bool done = wqe.num_packets > 0 ? req.una_psn >= wqe.end_psn()
                                         : wqe.initiated;
         if (!done || wqe.status != IBV_WC_SUCCESS) {
             break;
         }
         complete_send(_ctx, qp, IBV_WC_SUCCESS);
     }
-    if (psn_diff(req.una_psn, req.send_psn) > 0) {
+    if (req.una_psn > req.send_psn) {
         req.send_psn = req.una_psn;
         position_cursor(qp);
     }
@@ -465,7 +460,7 @@ void Requester::position_cursor(QueuePair& qp)
     RequesterState& req = qp.req;
     for (req.cursor = 0; req.cursor < req.sq.size(); ++req.cursor) {
         const SendWqe& wqe = req.sq[req.cursor];
-        if (wqe.num_packets > 0 ? psn_diff(req.send_psn, wqe.end_psn()) < 0 : !wqe.initiated) {
+        if (wqe.num_packets > 0 ? req.send_psn < wqe.end_psn() : !wqe.initiated) {
             break;
         }
     }
@@ -534,15 +529,15 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     RequesterState& req = qp.req;
     if (qp.can_send() && packet.operation() == op_acknowledge &&
         (packet.syndrome & aeth_type_mask) == aeth_ack &&
-        packet.psn == psn_add(req.una_psn, psn_mask)) {
+        packet.psn == req.una_psn - 1) {
         handle_wake(qp);
         return;
     }
     // 9.7.5.1.1: a response to nothing outstanding (a ghost) is dropped. A wake
     // tells what has been carried out, of which the answer may be lost.
     bool wake = packet.operation() == op_acknowledge && packet.syndrome == aeth_wake;
-    if (!qp.can_send() || psn_diff(packet.psn, req.una_psn) < 0 || req.una_psn == req.max_psn ||
-        psn_diff(packet.psn, req.max_psn) >= (wake ? 1 : 0)) {
+    if (!qp.can_send() || packet.psn < req.una_psn || req.una_psn == req.max_psn ||
+        packet.psn - req.max_psn >= (wake ? 1 : 0)) {
         ++_ctx.stats.drop_sequence;
         return;
     }
@@ -580,14 +575,14 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
 {
     RequesterState& req = qp.req;
     uint8_t type = packet.syndrome & aeth_type_mask;
-    uint32_t acknowledged = type == aeth_ack ? psn_add(packet.psn, 1) : packet.psn;
+    Psn acknowledged = type == aeth_ack ? packet.psn + 1 : packet.psn;
     if (!advance(qp, acknowledged)) {
         handle_implied_nak(qp);
         return;
     }
     if (type == aeth_ack) {
         // What the RNR NAK was about has been carried out since.
-        if (req.rnr_wait && psn_diff(req.una_psn, req.rnr_psn) > 0) {
+        if (req.rnr_wait && req.una_psn > req.rnr_psn) {
             resend(qp);
         }
         return;
@@ -669,8 +664,8 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         auto bytes = std::as_bytes(std::span(&packet.original, 1));
         written = _ctx.regions.scatter(sges_of(*wqe), qp.init.pd, 0, bytes);
     } else {
-        uint64_t offset = uint64_t{psn_distance(packet.psn, wqe->first_psn)} * qp.mtu;
-        bool last = psn_add(packet.psn, 1) == wqe->end_psn();
+        uint64_t offset = uint64_t{packet.psn.distance_from(wqe->first_psn)} * qp.mtu;
+        bool last = packet.psn + 1 == wqe->end_psn();
         bool last_opcode = packet.operation() == op_read_response_last ||
                            packet.operation() == op_read_response_only;
         uint64_t expected = std::min<uint64_t>(qp.mtu, wqe->length - offset);
@@ -685,7 +680,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         enter_error(_ctx, qp, IBV_WC_LOC_PROT_ERR);
         return;
     }
-    acknowledge(req, psn_add(packet.psn, 1));
+    acknowledge(req, packet.psn + 1);
     complete_acknowledged(qp);
 }
 

@@ -49,8 +49,8 @@ private:
     bool wants_ack(QueuePair& qp, bool last);
     void fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status);
 
-    bool advance(QueuePair& qp, uint32_t psn);
-    static void acknowledge(RequesterState& req, uint32_t psn);
+    bool advance(QueuePair& qp, Psn psn);
+    static void acknowledge(RequesterState& req, Psn psn);
     void complete_acknowledged(QueuePair& qp);
     void go_back(QueuePair& qp);
     bool spend_retry(QueuePair& qp);
@@ -61,7 +61,7 @@ private:
     void handle_wake(QueuePair& qp);
     void handle_rnr(QueuePair& qp, const Packet& packet);
     void handle_data_response(QueuePair& qp, const Packet& packet);
-    SendWqe* wqe_of(QueuePair& qp, uint32_t psn);
+    SendWqe* wqe_of(QueuePair& qp, Psn psn);
 
     Context& _ctx;
     SendRequest _scratch;

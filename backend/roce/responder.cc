@@ -58,16 +58,15 @@ bool ends_with_answer(const ResponderState& resp)
         return false;
     }
     const ResponderResource& last = resp.resources[resp.resources.size() - 1];
-    return psn_add(last.first_psn, last.num_packets) == resp.epsn;
+    return last.end_psn() == resp.epsn;
 }
 
 // Forgets READs and atomics of half the PSN space ago: their PSNs are those of later
 // packets now, or soon will be.
 void forget_old(ResponderState& resp)
 {
-    constexpr uint32_t half = 1u << 23; // 9.7.1
     while (!resp.resources.empty() &&
-           psn_distance(resp.epsn, resp.resources.front().first_psn) >= half) {
+           resp.epsn.distance_from(resp.resources.front().first_psn) >= Psn::half) {
         resp.resources.pop_front();
     }
 }
@@ -76,7 +75,7 @@ void forget_old(ResponderState& resp)
 
 void Responder::start(QueuePair& qp)
 {
-    qp.resp.epsn = qp.attr.rq_psn & psn_mask;
+    qp.resp.epsn = Psn(qp.attr.rq_psn);
     qp.resp.msn = 0;
     qp.resp.communication_established = false;
 }
@@ -101,7 +100,7 @@ void Responder::handle_request(QueuePair& qp, const Packet& packet)
 bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
 {
     ResponderState& resp = qp.resp;
-    int32_t ahead = psn_diff(packet.psn, resp.epsn);
+    int32_t ahead = packet.psn - resp.epsn;
     if (!qp.is_reliable()) {
         // UC: a gap ends the message; the next first packet starts afresh
         // (9.8.2.2.3).
@@ -111,7 +110,7 @@ bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
             resp.drop_message = !starts_message(op);
             if (resp.drop_message) {
                 ++_ctx.stats.drop_sequence;
-                resp.epsn = psn_add(packet.psn, 1);
+                resp.epsn = packet.psn + 1;
                 return false;
             }
         }
@@ -145,10 +144,10 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
     if (is_send(op) || is_write(op)) {
         const auto& resources = resp.resources;
         if (!resources.empty() &&
-            psn_diff(resources[resources.size() - 1].first_psn, packet.psn) > 0) {
+            packet.psn < resources[resources.size() - 1].first_psn) {
             // The requester may wait for a READ or atomic behind this one; an
             // acknowledgement beyond it would be an implied NAK.
-            if (!resp.duplicate_ack || psn_diff(packet.psn, *resp.duplicate_ack) > 0) {
+            if (!resp.duplicate_ack || packet.psn > *resp.duplicate_ack) {
                 resp.duplicate_ack = packet.psn;
             }
         } else {
@@ -159,7 +158,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
     }
     for (size_t i = 0; i < resp.resources.size(); ++i) {
         const ResponderResource& resource = resp.resources[i];
-        int32_t into = psn_diff(packet.psn, resource.first_psn);
+        int32_t into = packet.psn - resource.first_psn;
         if (into < 0 || into >= static_cast<int32_t>(resource.num_packets) ||
             resource.atomic != (op != op_read_request)) {
             continue;
@@ -195,17 +194,17 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
 }
 
 // The requester has gone back to psn: it will ask again for all from there on.
-void Responder::truncate_responses(QueuePair& qp, uint32_t psn)
+void Responder::truncate_responses(QueuePair& qp, Psn psn)
 {
     auto& responses = qp.resp.responses;
     for (size_t i = 0; i < responses.size(); ++i) {
         Response& response = responses[i];
-        if (psn_diff(response.psn, psn) >= 0) {
+        if (response.psn >= psn) {
             responses.truncate(i);
             return;
         }
         if (response.kind == Response::Kind::read &&
-            psn_diff(psn_add(response.psn, response.remaining_packets), psn) > 0) {
+            response.psn + response.remaining_packets > psn) {
             // This one is asked for again from its middle on.
             responses.truncate(i);
             return;
@@ -264,7 +263,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
             ++_ctx.stats.drop_no_receive;
             resp.drop_message = true;
             resp.message = ResponderState::Message::none;
-            resp.epsn = psn_add(packet.psn, 1);
+            resp.epsn = packet.psn + 1;
             return false;
         }
         // 9.7.5.2.8: receiver not ready; the request will come again.
@@ -463,7 +462,7 @@ void Responder::push_read(QueuePair& qp, const Packet& packet, uint32_t packets,
                                  .original = 0});
 }
 
-void Responder::push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again)
+void Responder::push_atomic(QueuePair& qp, Psn psn, uint64_t original, bool again)
 {
     qp.resp.responses.push_back({.kind = Response::Kind::atomic,
                                  .again = again,
@@ -480,10 +479,10 @@ void Responder::push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool
 void Responder::accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done)
 {
     ResponderState& resp = qp.resp;
-    resp.epsn = psn_add(packet.psn, psns);
+    resp.epsn = packet.psn + psns;
     forget_old(resp);
     if (message_done) {
-        resp.msn = (resp.msn + 1) & psn_mask;
+        resp.msn = (resp.msn + 1) & msn_mask;
     }
     if (qp.is_reliable() && packet.ack_request) {
         resp.ack_pending = true;
@@ -546,14 +545,14 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
     }
 }
 
-void Responder::build_acknowledge(const QueuePair& qp, uint32_t psn, uint8_t syndrome)
+void Responder::build_acknowledge(const QueuePair& qp, Psn psn, uint8_t syndrome)
 {
     FrameBuilder& frame =
         _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
     frame.header(Aeth{syndrome, qp.resp.msn});
 }
 
-void Responder::send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome)
+void Responder::send_acknowledge(QueuePair& qp, Psn psn, uint8_t syndrome)
 {
     build_acknowledge(qp, psn, syndrome);
     _ctx.emit(qp.path);
@@ -581,7 +580,7 @@ bool Responder::transmit_short(QueuePair& qp)
     auto& responses = qp.resp.responses;
     bool long_one = !responses.empty() && responses.front().kind == Response::Kind::read;
     if (long_one && qp.resp.duplicate_ack) {
-        long_one = psn_diff(*qp.resp.duplicate_ack, responses.front().psn) >= 0;
+        long_one = *qp.resp.duplicate_ack >= responses.front().psn;
     }
     return !long_one && transmit(qp);
 }
@@ -616,7 +615,7 @@ bool Responder::build_owed(QueuePair& qp)
         return false;
     }
     ++_ctx.stats.acks_sent;
-    build_acknowledge(qp, psn_add(resp.epsn, psn_mask), aeth_ack | aeth_ack_no_credits);
+    build_acknowledge(qp, resp.epsn - 1, aeth_ack | aeth_ack_no_credits);
     return true;
 }
 
@@ -627,7 +626,7 @@ bool Responder::transmit(QueuePair& qp)
         return false;
     }
     if (resp.duplicate_ack && (resp.responses.empty() ||
-                               psn_diff(*resp.duplicate_ack, resp.responses.front().psn) < 0)) {
+                               *resp.duplicate_ack < resp.responses.front().psn)) {
         ++_ctx.stats.acks_sent;
         send_acknowledge(qp, *std::exchange(resp.duplicate_ack, std::nullopt),
                          aeth_ack | aeth_ack_no_credits);
@@ -665,7 +664,7 @@ bool Responder::transmit(QueuePair& qp)
                                                             IBV_ACCESS_REMOTE_READ);
     if (size > 0 && (!mr || !_ctx.regions.read(*mr, response.address, frame.payload(size)))) {
         // The region has gone since the request came.
-        uint32_t psn = response.psn;
+        Psn psn = response.psn;
         resp.forget_answers();
         ++_ctx.stats.error_naks_sent;
         if (qp.can_receive()) {
@@ -678,7 +677,7 @@ bool Responder::transmit(QueuePair& qp)
     response.started = true;
     response.address += size;
     response.remaining -= size;
-    response.psn = psn_add(response.psn, 1);
+    ++response.psn;
     if (--response.remaining_packets == 0) {
         resp.responses.pop_front();
     }

@@ -12,7 +12,7 @@ namespace rdma::roce {
 // are shorter (max_message).
 inline constexpr uint64_t max_peer_message = uint64_t{1} << 31;
 // A READ has fewer response packets: half the PSN space (9.7.1).
-inline constexpr uint32_t max_read_packets = 1u << 23;
+inline constexpr uint32_t max_read_packets = Psn::half;
 
 class Responder {
 public:
@@ -57,14 +57,14 @@ private:
     bool make_room(QueuePair& qp);
     void send_nak(QueuePair& qp, uint8_t syndrome);
     void refuse(QueuePair& qp, const Refusal& refusal);
-    void truncate_responses(QueuePair& qp, uint32_t psn);
+    void truncate_responses(QueuePair& qp, Psn psn);
     static void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
-    static void push_atomic(QueuePair& qp, uint32_t psn, uint64_t original, bool again);
+    static void push_atomic(QueuePair& qp, Psn psn, uint64_t original, bool again);
     bool transmit_acknowledge(QueuePair& qp);
     // Puts the acknowledgement that is owed, if there is one, into the context's builder.
     bool build_owed(QueuePair& qp);
-    void build_acknowledge(const QueuePair& qp, uint32_t psn, uint8_t syndrome);
-    void send_acknowledge(QueuePair& qp, uint32_t psn, uint8_t syndrome);
+    void build_acknowledge(const QueuePair& qp, Psn psn, uint8_t syndrome);
+    void send_acknowledge(QueuePair& qp, Psn psn, uint8_t syndrome);
 
     Context& _ctx;
 };

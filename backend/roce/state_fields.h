@@ -19,6 +19,14 @@ namespace rdma::roce {
 
 using rdma::describe;
 
+template <typename Archive>
+void describe(Archive& a, const char* name, Psn& psn)
+{
+    uint32_t value = psn.value();
+    a.u32(name, value, Psn::mask);
+    psn = Psn(value);
+}
+
 // Bits of ibv_access_flags that the engine knows.
 inline constexpr uint16_t access_mask = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
                                         IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
@@ -135,23 +143,23 @@ void describe(Archive& a, SendWqe& wqe, FastRegistration& registration)
     a.u32("fast_reg_key", registration.key);
     a.u16("fast_reg_access", registration.access, access_mask);
     a.pages("fast_reg_pages", registration.pages, max_fast_reg_pages);
-    a.u32("first_psn", wqe.first_psn, psn_mask);
-    a.u32("num_packets", wqe.num_packets, psn_mask);
+    describe(a, "first_psn", wqe.first_psn);
+    a.u32("num_packets", wqe.num_packets, Psn::mask);
 }
 
 // remaining: of the QP's timer, nanoseconds; no_deadline where it does not run.
 template <typename Archive>
 void describe(Archive& a, RequesterState& req, int64_t& remaining)
 {
-    a.u32("next_psn", req.next_psn, psn_mask);
-    a.u32("send_psn", req.send_psn, psn_mask);
-    a.u32("max_psn", req.max_psn, psn_mask);
-    a.u32("una_psn", req.una_psn, psn_mask);
+    describe(a, "next_psn", req.next_psn);
+    describe(a, "send_psn", req.send_psn);
+    describe(a, "max_psn", req.max_psn);
+    describe(a, "una_psn", req.una_psn);
     a.u32("since_ack_request", req.since_ack_request);
     a.u8("retries_left", req.retries_left);
     a.u8("rnr_retries_left", req.rnr_retries_left);
     a.flag("rnr_wait", req.rnr_wait);
-    a.u32("rnr_psn", req.rnr_psn, psn_mask);
+    describe(a, "rnr_psn", req.rnr_psn);
     a.flag("recovering", req.recovering);
     a.u64("timer_remaining", remaining, static_cast<uint64_t>(no_deadline));
     bool registers = false;
@@ -192,8 +200,8 @@ template <typename Archive>
 void describe(Archive& a, ResponderResource& resource)
 {
     a.flag("atomic", resource.atomic);
-    a.u32("first_psn", resource.first_psn, psn_mask);
-    a.u32("num_packets", resource.num_packets, psn_mask);
+    describe(a, "first_psn", resource.first_psn);
+    a.u32("num_packets", resource.num_packets, Psn::mask);
     a.u64("original", resource.original);
 }
 
@@ -212,7 +220,7 @@ inline constexpr size_t max_owed_answers = 1024;
 inline std::vector<OwedAnswer> owed_answers(const ResponderState& resp)
 {
     std::vector<OwedAnswer> answers;
-    auto add_acknowledge = [&](uint8_t syndrome, uint32_t psn) {
+    auto add_acknowledge = [&](uint8_t syndrome, Psn psn) {
         Response response{};
         response.psn = psn;
         response.remaining_packets = 1;
@@ -254,8 +262,8 @@ void describe(Archive& a, OwedAnswer& answer)
     a.u8("kind", answer.kind, OwedAnswer::acknowledge);
     a.flag("again", response.again);
     a.u8("syndrome", answer.syndrome);
-    a.u32("psn", response.psn, psn_mask);
-    a.u32("remaining_packets", response.remaining_packets, psn_mask);
+    describe(a, "psn", response.psn);
+    a.u32("remaining_packets", response.remaining_packets, Psn::mask);
     a.flag("started", response.started);
     a.u64("address", response.address);
     a.u32("rkey", response.rkey);
@@ -266,8 +274,8 @@ void describe(Archive& a, OwedAnswer& answer)
 template <typename Archive>
 void describe(Archive& a, ResponderState& resp)
 {
-    a.u32("epsn", resp.epsn, psn_mask);
-    a.u32("msn", resp.msn, psn_mask);
+    describe(a, "epsn", resp.epsn);
+    a.u32("msn", resp.msn, msn_mask);
     a.u8("message", resp.message, static_cast<uint8_t>(ResponderState::Message::write));
     a.flag("drop_message", resp.drop_message);
     a.flag("nak_sent", resp.nak_sent);
@@ -292,7 +300,7 @@ template <typename Archive>
 void describe(Archive& a, QueuePair& qp, int64_t& timer_remaining)
 {
     a.u32("id", qp.id);
-    a.u32("qpn", qp.qpn, psn_mask);
+    a.u32("qpn", qp.qpn, qpn_mask);
     a.record("init", [&] { describe(a, qp.init); });
     a.u8("state", qp.state, IBV_QPS_ERR);
     a.record("attr", [&] { describe(a, qp.attr); });

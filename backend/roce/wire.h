@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "backend.h"
+#include "psn.h"
 
 namespace rdma::roce {
 
@@ -232,16 +233,9 @@ enum Operation : uint8_t {
     op_send_only_inv = 23,
 };
 
-// PSNs are 24 bits and wrap; two are compared over half the circle (9.7.1).
-inline constexpr uint32_t psn_mask = 0xffffff;
-constexpr uint32_t psn_add(uint32_t psn, uint32_t n) { return (psn + n) & psn_mask; }
-// PSNs from the second to the first, which is not before it: 0 to psn_mask.
-constexpr uint32_t psn_distance(uint32_t psn, uint32_t from) { return (psn - from) & psn_mask; }
-// How far a is past b: negative where it is before.
-constexpr int32_t psn_diff(uint32_t a, uint32_t b)
-{
-    return static_cast<int32_t>((a - b) << 8) >> 8;
-}
+// QPNs and MSNs have 24 bits, too.
+inline constexpr uint32_t qpn_mask = 0xffffff;
+inline constexpr uint32_t msn_mask = 0xffffff;
 
 // Bytes of a path MTU. Zero for a value that is none.
 constexpr uint32_t mtu_bytes(ibv_mtu mtu)

@@ -266,7 +266,7 @@ private:
                         _data.ConsumeIntegral<uint8_t>(), 0, 64, 0xc000);
         roce::FrameBuilder builder;
         uint16_t vlan = rarely() ? _data.ConsumeIntegralInRange<uint16_t>(0, 4095) : roce::no_vlan;
-        builder.begin(path, vlan, transport | op, qpn & 0xffffff, psn & 0xffffff,
+        builder.begin(path, vlan, transport | op, qpn & 0xffffff, roce::Psn(psn),
                       _data.ConsumeBool(), _data.ConsumeBool());
         size_t size = headers(builder, transport, op, message);
         auto payload = builder.payload(size);

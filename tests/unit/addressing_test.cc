@@ -222,7 +222,7 @@ TEST_F(Addressing, congestion_notifications_are_counted)
     network.run_engines();
     FrameBuilder builder;
     Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
-    builder.begin(path, no_vlan, opcode_cnp, qb.qpn, 0, false, false);
+    builder.begin(path, no_vlan, opcode_cnp, qb.qpn, Psn(0), false, false);
     std::ranges::fill(builder.payload(16), std::byte{0}); // reserved
     auto frame = builder.finish();
     for (int i = 0; i < 3; ++i) {

@@ -12,7 +12,7 @@ namespace {
 struct EngineMemory : Responding {
     // The allocations while b receives a packet with these headers.
     template <typename... Header>
-    size_t allocations_of(uint8_t op, uint32_t at, const Header&... headers)
+    size_t allocations_of(uint8_t op, Psn at, const Header&... headers)
     {
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
@@ -43,9 +43,9 @@ TEST_F(EngineMemory, a_packet_makes_the_engine_allocate_nothing)
     constexpr uint32_t read_size = 64 * 256;
     for (uint32_t i = 0; i < 8; ++i) {
         made += allocations_of(op_read_request, psn, Reth{b_buffer, kb.rkey, read_size});
-        psn = psn_add(psn, 64);
+        psn += 64;
         made += allocations_of(op_fetch_add, psn, AtomicEth{b_buffer, kb.rkey, 1, 0});
-        psn = psn_add(psn, 1);
+        ++psn;
     }
     for (uint32_t i = 0; i < 2000; ++i) {
         // No receive request; a gap; a write before a READ once more; READs in pieces.
@@ -54,7 +54,7 @@ TEST_F(EngineMemory, a_packet_makes_the_engine_allocate_nothing)
         made += allocations_of(op_write_only, psn - 200 - i % 100, Reth{b_buffer, kb.rkey, 0});
         made += allocations_of(op_read_request, psn - 65 + i % 64, Reth{b_buffer, kb.rkey, 256});
         made += allocations_of(op_fetch_add, psn - 1, AtomicEth{b_buffer, kb.rkey, 1, 0});
-        made += allocations_of(op_acknowledge, 0x222222, Aeth{aeth_ack, 0});
+        made += allocations_of(op_acknowledge, Psn(0x222222), Aeth{aeth_ack, 0});
     }
     EXPECT_EQ(made, 0u);
     b.engine.stop(network.now);

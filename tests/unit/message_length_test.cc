@@ -22,7 +22,7 @@ struct MessageLength : testing::TestWithParam<uint64_t> {
     QpNumbers qa = a.create_qp(IBV_QPT_RC), qb = b.create_qp(IBV_QPT_RC);
     MrKeys key = register_repeated();
     std::vector<std::byte> payload{mtu, std::byte{0x33}};
-    uint32_t psn = Connection{}.psn_a;
+    Psn psn{Connection{}.psn_a};
     uint8_t last_syndrome = 0;
 
     void SetUp() override
@@ -61,7 +61,7 @@ struct MessageLength : testing::TestWithParam<uint64_t> {
         Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
         builder.begin(path, no_vlan, op, qb.qpn, psn, op == op_send_last, false);
         std::memcpy(builder.payload(size).data(), payload.data(), size);
-        psn = psn_add(psn, 1);
+        ++psn;
         b.engine.receive(builder.finish(), 0);
         b.engine.run(0, 64);
     }

@@ -17,12 +17,12 @@ struct PsnWrap : Responding {
     }
     void set_counter(uint64_t value) { std::memcpy(b.at(b_buffer), &value, sizeof(value)); }
     // WRITEs without data at count PSNs from first on, which ask for nothing.
-    void fill(uint32_t first, uint32_t count)
+    void fill(Psn first, uint32_t count)
     {
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
         for (uint32_t i = 0; i < count; ++i) {
-            builder.begin(path, no_vlan, op_write_only, qb.qpn, psn_add(first, i), false, false);
+            builder.begin(path, no_vlan, op_write_only, qb.qpn, first + i, false, false);
             builder.header(Reth{b_buffer, kb.rkey, 0});
             b.engine.receive(builder.finish(), network.now);
         }
@@ -35,7 +35,7 @@ TEST_F(PsnWrap, atomics_of_one_lap_are_no_answer_in_the_next)
     set_counter(100);
     add(psn);
     run();
-    fill(psn_add(psn, 1), psn_mask); // all the others
+    fill(psn + 1, Psn::mask); // all the others
     answers.clear();
 
     // A WRITE with the PSN that the atomic had is acknowledged, and again if it is
@@ -57,7 +57,7 @@ TEST_F(PsnWrap, a_duplicate_atomic_has_the_answer_of_its_own_lap)
     set_counter(100);
     add(psn);
     run();
-    fill(psn_add(psn, 1), psn_mask);
+    fill(psn + 1, Psn::mask);
     set_counter(500);
     add(psn);
     run();

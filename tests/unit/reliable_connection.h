@@ -61,12 +61,12 @@ struct ReliableConnection : testing::Test {
 struct Responding : ReliableConnection {
     struct Answer {
         uint8_t op;
-        uint32_t psn;
+        Psn psn;
         uint8_t syndrome;
         std::vector<uint8_t> frame;
     };
     std::vector<Answer> answers;
-    uint32_t psn = Connection{}.psn_a;
+    Psn psn{Connection{}.psn_a};
 
     void connect_up(const Connection& c = {})
     {
@@ -74,8 +74,8 @@ struct Responding : ReliableConnection {
         b.transmit = [this](std::vector<uint8_t> frame) {
             constexpr size_t bth = 14 + 20 + 8;
             answers.push_back({frame[bth],
-                               uint32_t{frame[bth + 9]} << 16 | uint32_t{frame[bth + 10]} << 8 |
-                                   frame[bth + 11],
+                               Psn(uint32_t{frame[bth + 9]} << 16 |
+                                   uint32_t{frame[bth + 10]} << 8 | frame[bth + 11]),
                                frame[bth + 12], frame});
         };
     }
@@ -88,7 +88,7 @@ struct Responding : ReliableConnection {
         run();
     }
     template <typename... Header>
-    void request(uint8_t op, uint32_t at, const Header&... headers)
+    void request(uint8_t op, Psn at, const Header&... headers)
     {
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
@@ -96,9 +96,9 @@ struct Responding : ReliableConnection {
         (builder.header(headers), ...);
         b.engine.receive(builder.finish(), network.now);
     }
-    void add(uint32_t at) { request(op_fetch_add, at, AtomicEth{b_buffer, kb.rkey, 1, 0}); }
-    void read(uint32_t at, uint32_t n = 8) { request(op_read_request, at, Reth{b_buffer, kb.rkey, n}); }
-    void write(uint32_t at) { request(op_write_only, at, Reth{b_buffer, kb.rkey, 0}); }
+    void add(Psn at) { request(op_fetch_add, at, AtomicEth{b_buffer, kb.rkey, 1, 0}); }
+    void read(Psn at, uint32_t n = 8) { request(op_read_request, at, Reth{b_buffer, kb.rkey, n}); }
+    void write(Psn at) { request(op_write_only, at, Reth{b_buffer, kb.rkey, 0}); }
     void run() { b.engine.run(network.now, 1u << 20); }
 };
 

@@ -157,7 +157,7 @@ TEST_F(ReliableConnection, forged_acknowledgements_of_a_read_cost_one_request_fo
             for (int i = 0; i < forged_for_each; ++i) {
                 FrameBuilder builder;
                 Path path(NetworkType::ipv4, b.mac(), a.mac(), b.gid, a.gid, 0, 0, 64, 0xc000);
-                builder.begin(path, no_vlan, op_acknowledge, qa.qpn, c.psn_a + packets - 1, false,
+                builder.begin(path, no_vlan, op_acknowledge, qa.qpn, Psn(c.psn_a) + (packets - 1), false,
                               false);
                 builder.header(Aeth{aeth_ack, 1});
                 auto frame = builder.finish();
@@ -471,7 +471,7 @@ TEST_F(ReliableConnection, packets_of_a_stranger_are_dropped)
         // The same packet from another source address, with a right ICRC.
         FrameBuilder builder;
         Path path(NetworkType::ipv4, a.mac(), b.mac(), c.gid, b.gid, 0, 0, 64, 0xc000);
-        builder.begin(path, no_vlan, transport_rc | op_write_only, qb.qpn, 0x111111, true, false);
+        builder.begin(path, no_vlan, transport_rc | op_write_only, qb.qpn, Psn(0x111111), true, false);
         builder.header(Reth{b_buffer, kb.rkey, 0});
         auto forged = builder.finish();
         stranger.assign(forged.begin(), forged.end());

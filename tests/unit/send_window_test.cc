@@ -138,7 +138,7 @@ TEST_F(ManyQps, acknowledge_before_they_ask)
     b.transmit = [&](std::vector<uint8_t> frame) { sent.push_back(std::move(frame)); };
     FrameBuilder builder;
     Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
-    builder.begin(path, no_vlan, transport_rc | op_write_only, qb.back().qpn, Connection{}.psn_a, true, false);
+    builder.begin(path, no_vlan, transport_rc | op_write_only, qb.back().qpn, Psn(Connection{}.psn_a), true, false);
     builder.header(Reth{ram_base, kb.rkey, 0});
     b.engine.receive(builder.finish(), network.now);
     b.engine.run(network.now, 32);

@@ -224,7 +224,7 @@ TEST_F(Vlan, is_not_learnt_from_a_stranger)
     auto forge = [&](const Node& from, uint8_t op, uint32_t qpn, auto header) {
         Path path(NetworkType::ipv4, Mac{2, 0, 0, 0, 0, from.number}, b.mac(),
                   from.gid, b.gid, 0, 0, 64, 0xc000);
-        builder.begin(path, vlan, op, qpn, Connection{}.psn_a, true, false);
+        builder.begin(path, vlan, op, qpn, Psn(Connection{}.psn_a), true, false);
         builder.header(header);
         b.engine.receive(builder.finish(), network.now);
     };
@@ -253,7 +253,7 @@ TEST_F(Vlan, is_learnt_from_a_datagram_with_the_q_key)
     ASSERT_EQ(b.engine.modify_qp(ud.id, attr, IBV_QP_STATE, {}), 0);
     FrameBuilder builder;
     Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
-    builder.begin(path, vlan, transport_ud | op_send_only, ud.qpn, 0, false, false);
+    builder.begin(path, vlan, transport_ud | op_send_only, ud.qpn, Psn(0), false, false);
     builder.header(Deth{7, 0, 5});
     b.engine.receive(builder.finish(), network.now);
     a.engine.observe_sent(arp_from(a.gid, vlan));
