@@ -113,8 +113,11 @@ void VerbsBackend::take_found(uint32_t id, uint32_t question, const PeerName& na
                               std::optional<std::span<const uint8_t>> body)
 {
     FindAnswer answer;
-    peer->known = body && understand(*body, answer);
-    if (peer->known && answer.linked) {
+    bool understood = body && understand(*body, answer);
+    // One that is known and cannot be reached just now is known still: other QPs may be
+    // connected to it.
+    peer->known = understood || (peer->known && !body);
+    if (understood && answer.linked) {
         set_keys(*peer, answer.keys);
     } else if (!peer->known) {
         peer->retry = Clock::now() + retry_time;

@@ -11,6 +11,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include <fmt/format.h>
+
 #include "../backend/backend_test.h"
 #include "../backend/moving_home.h"
 #include "peer_messages.h"
@@ -426,6 +428,25 @@ TEST_F(VerbsTrust, a_question_that_a_save_has_cut_off_is_asked_again)
     ASSERT_TRUE(a.outcomes.contains(qp_a.id));
     EXPECT_EQ(a.outcomes[qp_a.id], 0);
     EXPECT_EQ(state_of(a, qp_a.id), IBV_QPS_RTR);
+}
+
+// The next look for one of its QPs fails, as it is away just then.
+TEST_F(VerbsTrust, a_peer_that_cannot_be_reached_once_is_a_peer_still)
+{
+    QpNumbers qp_a = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    QpNumbers qp_b = b.backend->create_qp(b.qp_init(IBV_QPT_RC)).value();
+    connect(qp_a, qp_b);
+    ASSERT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
+    leave(home_b, &home_a);
+    QpNumbers other = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    ASSERT_EQ(to_init(a, other.id, IBV_QPT_RC), 0);
+    ASSERT_EQ(to_rtr(a, other.id, IBV_QPT_RC, b, 100, psn_b), 0);
+    // Of this one nothing is known.
+    auto obstacle = home_a.backend->migration_obstacle();
+    ASSERT_TRUE(obstacle);
+    EXPECT_TRUE(obstacle->starts_with(fmt::format("QP {} (to QP 100 at", other.qpn))) << *obstacle;
+    ASSERT_EQ(a.backend->destroy_qp(other.id), 0);
+    EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
 }
 
 } // namespace
