@@ -736,6 +736,7 @@ void VerbsBackend::ask_again()
             qp.change->question = ask_for_qp(qp, qp.change->attr);
         }
     }
+    _qps.for_each([](uint32_t, Qp& qp) { qp.announced = false; }); // announce() asks again
     _answered = true;
     kick();
 }

@@ -8,8 +8,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -447,6 +449,87 @@ TEST_F(VerbsTrust, a_peer_that_cannot_be_reached_once_is_a_peer_still)
     EXPECT_TRUE(obstacle->starts_with(fmt::format("QP {} (to QP 100 at", other.qpn))) << *obstacle;
     ASSERT_EQ(a.backend->destroy_qp(other.id), 0);
     EXPECT_EQ(home_a.backend->migration_obstacle(), std::nullopt);
+}
+
+// Another device of this kind, which says nothing of moves.
+class SilentOnMoves final : public PeerChannel::Handler {
+public:
+    explicit SilentOnMoves(const ibv_gid& gid) { _channel.listen(gid); }
+
+    // Has the device stop meanwhile, and returns its state.
+    std::vector<uint8_t> leave(Home& home)
+    {
+        std::atomic<bool> left = false;
+        std::jthread answers([&] {
+            while (!left) {
+                work();
+            }
+        });
+        home.backend->stop();
+        left = true;
+        answers.join();
+        return saved_state(home);
+    }
+    void work()
+    {
+        pollfd fd{_channel.fd(), POLLIN, 0};
+        poll(&fd, 1, 20);
+        _channel.handle();
+    }
+
+    static constexpr uint32_t qpn = 100;
+    size_t moves = 0; // that it has been told of
+
+private:
+    void peer_asks(const PeerName&, const PeerChannel::Asker& asker,
+                   std::span<const uint8_t> body) override
+    {
+        LinksRequest request;
+        if (asker.kind == PeerMessage::move) {
+            ++moves;
+        } else if (asker.kind == PeerMessage::find) {
+            _channel.answer(asker, encode(FindAnswer{qpn, true, {}}));
+        } else if (decode(body, request)) {
+            LinksAnswer answer;
+            answer.links.resize(request.links.size(), LinkStatus::quiet);
+            _channel.answer(asker, encode(answer));
+        }
+    }
+    void peer_answers(uint32_t, std::optional<std::span<const uint8_t>>) override {}
+    bool is_peer(const PeerName&) const override { return true; }
+
+    PeerChannel _channel{*this, peer_port, print_log};
+};
+
+// The VM has come from another host, is stopped and saved once more before its peer has
+// answered, and goes on where it was.
+TEST_F(VerbsTrust, a_peer_that_a_save_has_cut_off_is_told_of_the_move_again)
+{
+    BackendEnd other{small_limits()};
+    other.gid = gid_of(address_c);
+    SilentOnMoves peer(other.gid);
+    a.wait_events = [&] {
+        peer.work();
+        home_a.backend->handle_events();
+        return Clock::now() < _end;
+    };
+    QpNumbers qp = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    ASSERT_EQ(to_init(a, qp.id, IBV_QPT_RC), 0);
+    ASSERT_EQ(to_rtr(a, qp.id, IBV_QPT_RC, other, peer.qpn, psn_b), 0);
+    ASSERT_EQ(to_rts(a, qp.id, IBV_QPT_RC, psn_a), 0);
+    auto state = peer.leave(home_a);
+    home_a.port = open_port("gamma", peer_port);
+    arrive(home_a, state);
+    while (peer.moves == 0 && a.wait_events()) {
+    }
+    ASSERT_EQ(peer.moves, 1u);
+    peer.leave(home_a);
+    ASSERT_EQ(peer.moves, 1u);
+    home_a.backend->start();
+    while (peer.moves == 1 && !a.has_event(IBV_EVENT_QP_FATAL, qp.id) && a.wait_events()) {
+    }
+    EXPECT_EQ(peer.moves, 2u);
+    EXPECT_EQ(state_of(a, qp.id), IBV_QPS_RTS);
 }
 
 } // namespace
