@@ -643,7 +643,9 @@ void VerbsBackend::rest()
     });
     report_all_written();
     _refresh = Clock::now() + refresh_time;
-    set_tick(!connections().empty());
+    if (!connections().empty()) {
+        set_tick(true); // which ends by itself
+    }
 }
 
 // The host's device has written where it has not told.
@@ -811,7 +813,9 @@ void VerbsBackend::announce()
         ask(name, PeerMessage::move, encode(request),
             [this, qps, peer](auto body) { take_moved(qps, *peer, body); });
     }
-    set_tick(!to_tell.empty());
+    if (!to_tell.empty()) {
+        set_tick(true);
+    }
 }
 
 void VerbsBackend::take_moved(const std::vector<uint32_t>& qps, Peer& peer,

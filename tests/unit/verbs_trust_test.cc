@@ -412,6 +412,34 @@ TEST_F(VerbsTrust, no_more_than_one_question_of_a_peer_waits_for_its_qps_to_rest
     EXPECT_EQ(answered, questions);
 }
 
+// A VM that is stopped goes on before the peer has its answer, and has nothing to tell it.
+TEST_F(VerbsTrust, who_waits_for_qps_to_rest_is_answered_though_the_vm_goes_on)
+{
+    BackendEnd other{small_limits()};
+    other.gid = gid_of(address_c);
+    QpNumbers qp = a.backend->create_qp(a.qp_init(IBV_QPT_RC)).value();
+    ASSERT_EQ(to_init(a, qp.id, IBV_QPT_RC), 0);
+    ASSERT_EQ(to_rtr(a, qp.id, IBV_QPT_RC, other, 100, psn_b), 0);
+    ASSERT_EQ(to_rts(a, qp.id, IBV_QPT_RC, psn_a), 0);
+    a.post_send(qp.id, send_request(IBV_WR_SEND, 1, area, 8, a.mr.lkey)); // nobody takes it
+    home_a.backend->stop();
+    Stranger peer(address_c, address_a);
+    peer.ask(PeerMessage::suspend, encode(LinksRequest{{{qp.qpn, 100}}}));
+    peer.ask(PeerMessage::find, encode(FindRequest{{qp.qpn, 100}}));
+    size_t answered = 0;
+    auto work_until_answered = [&](size_t count) {
+        while (answered < count && !peer.ended && Clock::now() < _end) {
+            peer.work();
+            work();
+            answered += peer.take_answers();
+        }
+    };
+    work_until_answered(1); // which it is at once
+    home_a.backend->start();
+    work_until_answered(2);
+    EXPECT_EQ(answered, 2u);
+}
+
 // The VM has been stopped and saved while a QP waited for its peer, and goes on where it was.
 TEST_F(VerbsTrust, a_question_that_a_save_has_cut_off_is_asked_again)
 {
