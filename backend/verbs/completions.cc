@@ -40,11 +40,18 @@ void VerbsBackend::watch(int operation)
 void VerbsBackend::stop()
 {
     if (!_stopped) {
+        _resting = true;
         rest();
-        settle(SIZE_MAX);
-        _stopped = true;
-        watch(EPOLL_CTL_DEL);
+        finish_stop();
     }
+}
+
+// All QPs that are to fail have, and the host is given nothing more.
+void VerbsBackend::finish_stop()
+{
+    settle(SIZE_MAX);
+    _stopped = true;
+    watch(EPOLL_CTL_DEL);
 }
 
 void VerbsBackend::start()

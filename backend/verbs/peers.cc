@@ -602,7 +602,6 @@ void VerbsBackend::rest()
     if (!_peer_channel || _dead || _arrived) {
         return;
     }
-    _resting = true;
     _told_to_rest = true;
     // Of those that do not answer.
     auto stalled = std::make_shared<std::set<uint32_t>>();
@@ -676,9 +675,7 @@ void VerbsBackend::finish_migration()
             });
             return all_flushed;
         });
-        settle(SIZE_MAX);
-        _stopped = true;
-        watch(EPOLL_CTL_DEL);
+        finish_stop();
     }
     // Peers of another kind may have written to memory since the VM stopped.
     report_all_written();

@@ -426,6 +426,7 @@ private:
     void complete(Qp& qp, uint32_t cq, Completion& completion);
     void complete_without_host(Qp& qp, bool send, const Held& held);
     void settle(size_t max_failed = max_failed_in_a_run);
+    void finish_stop();
     void overrun(Cq& cq);
     size_t fail_overrun_qps(size_t most);
     void touch(Qp& qp);
