@@ -117,11 +117,12 @@ private:
     void put(T value)
     {
         auto bits = static_cast<uint64_t>(value);
-        uint8_t little_endian[sizeof(Width)];
+        // Not insert(), of which GCC 12 says here that it writes past what it has allocated.
+        size_t at = _bytes.size();
+        _bytes.resize(at + sizeof(Width));
         for (size_t i = 0; i < sizeof(Width); ++i) {
-            little_endian[i] = static_cast<uint8_t>(bits >> 8 * i);
+            _bytes[at + i] = static_cast<uint8_t>(bits >> 8 * i);
         }
-        _bytes.insert(_bytes.end(), little_endian, little_endian + sizeof(Width));
     }
     void leb128(uint64_t value);
 
