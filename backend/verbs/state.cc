@@ -2,7 +2,7 @@
 //
 // The backend in a state stream: what the guest has, but for numbers of the host's, and
 // what its queues held. Loading makes it anew on this host; QPs are connected when the
-// device starts (peers.cc).
+// device starts (own_move.cc).
 #include <fmt/format.h>
 
 #include <algorithm>

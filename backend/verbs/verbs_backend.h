@@ -6,8 +6,9 @@
 // Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
 // requests to the host's queues; completions.cc completions from the host;
 // host_events.cc its asynchronous events and its end; gsi.cc the GSI QP; peers.cc
-// other devices of this kind, with which a QP outlives a migration; state.cc what is
-// saved and loaded.
+// other devices of this kind, with which a QP outlives a migration: own_move.cc of this
+// device, peer_move.cc of another one, reconnect.cc the QP's new connection; state.cc
+// what is saved and loaded.
 //
 // Numbers and keys: a QPN and the keys of an MR are the host's at the time they are
 // made, so that peers can use them; ids are ours. They stay when the device has come
@@ -351,8 +352,12 @@ private:
     FindAnswer find(const PeerName& from, const FindRequest& request);
     KeysAnswer take_keys(const PeerName& from, const KeysRequest& request);
     bool is_peer(const PeerName& from) const override;
+    // False: it is no such body, or has more keys than a device like this one has regions.
     template <typename Body>
-    bool understand(std::span<const uint8_t> bytes, Body& body) const;
+    bool understand(std::span<const uint8_t> bytes, Body& body) const
+    {
+        return decode(bytes, body) && body.keys.size() <= _limits.max_mr;
+    }
     void peer_asks(const PeerName& from, const PeerChannel::Asker& asker,
                    std::span<const uint8_t> body) override;
     void peer_answers(uint32_t id, std::optional<std::span<const uint8_t>> body) override;
@@ -364,6 +369,10 @@ private:
     bool is_connected_to(const Qp& qp, const PeerName& from) const;
     bool is_about_to_be(const Qp& qp, const PeerName& from) const;
     Qp* find_link(const PeerName& from, const QpLink& link);
+
+    // peer_move.cc
+    // Until QPs go on whose peer was about to move and has not been heard of since.
+    static constexpr std::chrono::seconds suspension_time{60};
     void suspend(const PeerName& from, const PeerChannel::Asker& asker,
                  const LinksRequest& request);
     LinksAnswer status_of(const Rest& rest) const;
@@ -371,6 +380,8 @@ private:
     LinksAnswer resume(const PeerName& from, const LinksRequest& request);
     MoveAnswer take_moves(const PeerName& from, const MoveRequest& request);
     Moved take_move(const PeerName& from, const Move& move);
+
+    // reconnect.cc
     int reconnect(Qp& qp, uint64_t received_by_peer);
     int reset_host(Qp& qp);
     int connect_host(Qp& qp);
@@ -379,6 +390,10 @@ private:
     void poll_cqs(const Qp& qp);
     void begin_connection(Qp& qp);
     void freeze(Qp& qp);
+
+    // own_move.cc
+    // After which a device that is stopped says again that its peers are to rest.
+    static constexpr std::chrono::seconds refresh_time = suspension_time / 3;
     void rest();
     void report_all_written();
     void work_until(const std::function<bool()>& done);
