@@ -3,9 +3,9 @@
 // The backend on a host's RDMA device: every PD, MR, CQ, SRQ and QP of the guest is
 // one of the host's. The GSI QP is not: its datagrams pass through umad.
 //
-// Files: verbs_backend.cc PDs, MRs, CQs, SRQs; queue_pairs.cc QPs; requests.cc
-// requests to the host's queues; completions.cc completions from the host;
-// host_events.cc its asynchronous events and its end; gsi.cc the GSI QP; peers.cc
+// Files: verbs_backend.cc PDs, CQs, SRQs, GIDs; memory_regions.cc MRs; queue_pairs.cc
+// QPs; requests.cc requests to the host's queues; completions.cc completions from the
+// host; host_events.cc its asynchronous events and its end; gsi.cc the GSI QP; peers.cc
 // other devices of this kind, with which a QP outlives a migration: own_move.cc of this
 // device, peer_move.cc of another one, reconnect.cc the QP's new connection; state.cc
 // what is saved and loaded.
@@ -267,6 +267,13 @@ private:
     }
 
     // verbs_backend.cc
+    Result<HostPd> alloc_host_pd();
+    int create_host_cq(Cq& cq);
+    Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
+    int reserve(Cq& cq, uint32_t requests);
+    int change_gid(uint32_t index, const std::function<int()>& change);
+
+    // memory_regions.cc
     int register_user_mr(const MrInit& init, Mr& mr);
     int register_guard(const MrInit& init, Mr& mr);
     HostMr register_on_host(const Mr& mr);
@@ -279,11 +286,6 @@ private:
     void report_written(const Mr& mr);
     void count_region(uint32_t id, Mr& mr, size_t num_pages);
     void uncount_region(const Mr& mr);
-    Result<HostPd> alloc_host_pd();
-    int create_host_cq(Cq& cq);
-    Result<HostSrq> create_host_srq(uint32_t pd, const ibv_srq_attr& attr);
-    int reserve(Cq& cq, uint32_t requests);
-    int change_gid(uint32_t index, const std::function<int()>& change);
 
     // queue_pairs.cc
     Qp* find_qp(uint32_t id) const { return id == 1 ? _gsi.get() : _qps.find(id); }
