@@ -19,14 +19,16 @@ bool GidMap::add_to_host(Entry& entry)
         entry.added_to = interface;
         return true;
     }
-    if (error != EEXIST) {
+    // A GID without an address that this name space knows of serves as well.
+    bool has_it = error == EEXIST || entry.host_index;
+    if (!has_it) {
         _log(RDMA_LOG_WARNING,
              fmt::format("the guest's address {} cannot be added to interface {} of RDMA device "
                          "'{}': {}{}",
                          address_of(entry.gid), interface_name(interface), _port.device_name(),
                          strerror(error), error == EPERM ? " (CAP_NET_ADMIN is needed)" : ""));
     }
-    return error == EEXIST;
+    return has_it;
 }
 
 int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
@@ -44,16 +46,18 @@ int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
         return EADDRNOTAVAIL;
     }
     Entry next{type, gid, 0, _port.fixed_gid()};
-    if (!next.host_index) {
+    bool is_there = next.host_index.has_value();
+    if (!is_there) {
+        // The kernel makes and removes GIDs a while after addresses: that in the table may be of
+        // an address that is gone, and that of an added one is found later, by host_index().
         next.host_index = _port.find_gid(gid, type);
+        is_there = next.host_index && (!_port.adds_addresses() || has_address(gid));
     }
-    // The kernel makes a GID of an added address a while later: host_index() looks
-    // again.
-    if (!next.host_index && _port.adds_addresses()) {
+    if (!is_there && _port.adds_addresses()) {
         if (!add_to_host(next)) {
             return EADDRNOTAVAIL;
         }
-    } else if (!next.host_index) {
+    } else if (!is_there) {
         _log(RDMA_LOG_WARNING,
              fmt::format(
                  "the guest's address {} is not on interface {} of RDMA device '{}', so the "

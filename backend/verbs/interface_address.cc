@@ -2,7 +2,9 @@
 #include "interface_address.h"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -103,6 +105,29 @@ std::string interface_name(uint32_t interface)
 {
     char name[IF_NAMESIZE];
     return if_indextoname(interface, name) ? name : fmt::format("interface {}", interface);
+}
+
+bool has_address(const ibv_gid& gid)
+{
+    ifaddrs* first = nullptr;
+    if (getifaddrs(&first) != 0) {
+        return false;
+    }
+    Address wanted = parse(gid);
+    bool found = false;
+    for (const ifaddrs* each = first; each && !found; each = each->ifa_next) {
+        if (!each->ifa_addr || each->ifa_addr->sa_family != wanted.family) {
+            continue;
+        }
+        const void* bytes =
+            wanted.family == AF_INET
+                ? static_cast<const void*>(
+                      &reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr)
+                : &reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr;
+        found = std::memcmp(bytes, wanted.bytes.data(), wanted.bytes.size()) == 0;
+    }
+    freeifaddrs(first);
+    return found;
 }
 
 int add_interface_address(uint32_t interface, const ibv_gid& gid)

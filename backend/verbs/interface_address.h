@@ -16,6 +16,9 @@ std::string address_of(const ibv_gid& gid);
 // The interface's name, or "interface N" where it has none.
 std::string interface_name(uint32_t interface);
 
+// Whether an interface has the address of a GID, with whatever prefix. False, too, where the
+// kernel does not tell.
+bool has_address(const ibv_gid& gid);
 // Adds the address of a GID, as one host (/32, /128), or removes it. 0 or a
 // positive errno value: EEXIST (it is there), EPERM (not permitted), ENODEV (no
 // such interface), EADDRNOTAVAIL (it is not there).

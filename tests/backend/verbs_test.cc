@@ -128,6 +128,24 @@ TEST_P(VerbsOnly, an_address_can_be_added_to_the_host)
     EXPECT_EQ(verbs::remove_interface_address(port->interface_index(), gid), EADDRNOTAVAIL);
 }
 
+// Its old GID is in the host's table still when it is added again.
+TEST_P(VerbsOnly, an_address_that_is_given_up_and_added_at_once_is_there)
+{
+    config.add_addresses = true;
+    config.gid_allow = "10.99.0.0/16";
+    start();
+    ibv_gid gid = gid_of("10.99.0.11");
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_EQ(backend->add_gid(1, gid, 2, {}), 0) << log;
+        ASSERT_TRUE(becomes(true, gid));
+        ASSERT_EQ(backend->del_gid(1), 0);
+        ASSERT_EQ(backend->add_gid(1, gid, 2, {}), 0) << log;
+        ASSERT_EQ(verbs::add_interface_address(port->interface_index(), gid), EEXIST);
+        ASSERT_EQ(backend->del_gid(1), 0);
+        ASSERT_TRUE(becomes(false, gid));
+    }
+}
+
 TEST_P(VerbsOnly, an_address_that_was_there_stays)
 {
     config.add_addresses = true;
