@@ -40,7 +40,7 @@ struct virtio_rdma_config {
 };
 #define VIRTIO_RDMA_S_LINK_UP 1
 
-/* The shared memory region of the doorbells: a page for each context. */
+/* The shared memory region of the doorbells: page N is that of context N. */
 #define VIRTIO_RDMA_SHM_DOORBELLS 0
 #define VIRTIO_RDMA_PAGE_SIZE 4096
 
@@ -99,7 +99,8 @@ struct virtio_rdma_limits {
 	__le32 max_pd;
 	__le32 max_mr;
 	__le32 max_mr_pages; /* of one MR */
-	__le32 max_fast_registration_pages;
+	__le32 max_fast_registration_pages; /* of one registration */
+	__le32 max_pages; /* of all MRs and queues together */
 	__le32 max_cq;
 	__le32 max_cq_entries;
 	__le32 max_srq;
@@ -107,6 +108,7 @@ struct virtio_rdma_limits {
 	__le32 max_qp;
 	__le32 max_sq_entries;
 	__le32 max_rq_entries;
+	__le32 max_message_size; /* bytes */
 	__le16 max_sges;   /* of a request */
 	__le16 max_inline; /* bytes */
 	__le16 max_dest_rd_atomic;
@@ -192,6 +194,7 @@ struct virtio_rdma_query_srq_reply {
 	__le32 reserved;
 };
 
+#define VIRTIO_RDMA_GSI_QPN 1
 enum virtio_rdma_qp_type {
 	VIRTIO_RDMA_QP_GSI = 1,
 	VIRTIO_RDMA_QP_RC = 2,
@@ -276,10 +279,10 @@ struct virtio_rdma_qp_attributes {
 	__u8 path_mtu;
 	__u8 max_rd_atomic;
 	__u8 max_dest_rd_atomic;
-	__u8 min_rnr_timer;
-	__u8 timeout;
-	__u8 retry_count;
-	__u8 rnr_retry;
+	__u8 min_rnr_timer; /* 5 bits */
+	__u8 timeout; /* 5 bits */
+	__u8 retry_count; /* 3 bits */
+	__u8 rnr_retry; /* 3 bits */
 	__u8 sqd_event;  /* MODIFY_QP: send VIRTIO_RDMA_EVENT_SQ_DRAINED when drained */
 	__u8 sq_draining; /* QUERY_QP: in state SQD, not yet drained */
 	__u8 reserved;
@@ -299,12 +302,12 @@ struct virtio_rdma_query_qp_reply {
 	struct virtio_rdma_qp_attributes attributes;
 };
 
-#define VIRTIO_RDMA_NO_VLAN 0xffffffffU
+#define VIRTIO_RDMA_NO_VLAN 0xffff
 struct virtio_rdma_add_gid {
 	struct virtio_rdma_request request; /* object: index */
 	__u8 gid[16];
-	__le32 vlan; /* identifier of the VLAN that the address is on, or VIRTIO_RDMA_NO_VLAN */
-	__le32 reserved;
+	__u8 mac[6]; /* Ethernet address that its packets are sent from */
+	__le16 vlan; /* identifier of the VLAN that it is on, or VIRTIO_RDMA_NO_VLAN */
 };
 
 /* Doorbells and queues in memory (docs/virtio-rdma/queues.md). */
@@ -313,7 +316,10 @@ enum virtio_rdma_doorbell {
 	VIRTIO_RDMA_DOORBELL_RQ = 1,
 	VIRTIO_RDMA_DOORBELL_SRQ = 2,
 };
-/* What is written at offset 0 of a doorbell page. number: of the QP or SRQ, 24 bits. */
+/*
+ * What is written, as __le32, at offset 0 of a doorbell page. number: of the QP or SRQ, 24 bits;
+ * bits 24 to 29 are 0.
+ */
 #define VIRTIO_RDMA_DOORBELL(kind, number) ((__u32)(kind) << 30 | (__u32)(number))
 
 /* Addresses of states are multiples of this. */
@@ -326,7 +332,7 @@ struct virtio_rdma_queue_state {
 	__le32 reserved[15];
 	/* The device's. */
 	__le32 consumer; /* entries that have been taken */
-	__le32 doorbell; /* with this entry a doorbell is wanted */
+	__le32 doorbell; /* index of the entry that a doorbell is wanted for */
 	__le32 reserved2[14];
 };
 
@@ -408,14 +414,16 @@ struct virtio_rdma_sq_datagram {
 	__le32 qkey;
 	struct virtio_rdma_av av;
 };
-/* FAST_REGISTRATION: no SGE. */
+/* FAST_REGISTRATION, of QPs of context 0: no SGE. */
 struct virtio_rdma_sq_registration {
 	struct virtio_rdma_sq_entry entry;
 	__le64 iova;
 	__le64 length; /* bytes */
 	__le64 pages; /* address of the array of its pages' addresses */
 	__le32 key;
-	__le32 access;
+	__le16 access; /* enum virtio_rdma_access */
+	__u8 page_shift;
+	__u8 reserved;
 };
 
 /* An entry of an RQ or SRQ: this, and then the SGEs. */
@@ -455,10 +463,11 @@ enum virtio_rdma_completion_status {
 	VIRTIO_RDMA_WC_REM_OP_ERR = 9,
 	VIRTIO_RDMA_WC_RETRY_EXC_ERR = 10,
 	VIRTIO_RDMA_WC_RNR_RETRY_EXC_ERR = 11,
-	VIRTIO_RDMA_WC_REM_ABORT_ERR = 12,
+	VIRTIO_RDMA_WC_REM_ABORT_ERR = 12, /* not used */
 	VIRTIO_RDMA_WC_FATAL_ERR = 13,
-	VIRTIO_RDMA_WC_RESP_TIMEOUT_ERR = 14,
+	VIRTIO_RDMA_WC_RESP_TIMEOUT_ERR = 14, /* not used */
 	VIRTIO_RDMA_WC_GENERAL_ERR = 15,
+	VIRTIO_RDMA_WC_MW_BIND_ERR = 16, /* a memory management operation */
 };
 
 enum virtio_rdma_network {
@@ -479,7 +488,7 @@ struct virtio_rdma_cq_entry {
 	__le64 timestamp; /* VIRTIO_RDMA_F_TIMESTAMPS */
 	/* Of datagrams that were received. */
 	__le32 src_qpn;
-	__u8 smac[6];
+	__u8 smac[6]; /* 0: the device does not know it */
 	__le16 vlan;
 	__u8 network; /* enum virtio_rdma_network */
 	__u8 sl;
