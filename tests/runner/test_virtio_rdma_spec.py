@@ -2,7 +2,6 @@
 """The specification of the virtio RDMA device (docs/virtio-rdma) against itself and against its header."""
 import pathlib
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -44,8 +43,6 @@ def tables(text):
 
 def run_c(tmp_path, body):
     """The lines that a C program with this body prints, which includes the header alone."""
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler")
     source = tmp_path / "program.c"
     # -Wpadded: a hole in a layout would be another size elsewhere.
     source.write_text(f'#include "{HEADER}"\n#include <stdio.h>\nint main(void)\n{{\n{body}\nreturn 0;\n}}\n')
