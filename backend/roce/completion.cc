@@ -24,10 +24,7 @@ Completion send_completion(const QueuePair& qp, uint64_t wr_id, int opcode, ibv_
 
 void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
 {
-    SendWqe& wqe = qp.req.sq.front();
-    if (wqe.has_response() && wqe.initiated) {
-        --qp.req.outstanding_reads;
-    }
+    const SendWqe& wqe = qp.req.window.front();
     bool report = wqe.signaled || status != IBV_WC_SUCCESS;
     Completion completion;
     if (report) {
@@ -36,11 +33,8 @@ void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
             completion.wc.byte_len = static_cast<uint32_t>(wqe.length);
         }
     }
-    qp.req.sq.pop_front();
+    qp.req.window.pop();
     --context.accepted;
-    if (qp.req.cursor > 0) {
-        --qp.req.cursor;
-    }
     if (report) {
         context.complete(qp, qp.init.send_cq, completion);
     }
@@ -59,7 +53,7 @@ void complete_recv(Context& context, QueuePair& qp, const Completion& completion
 
 void flush_send_queue(Context& context, QueuePair& qp)
 {
-    while (!qp.req.sq.empty()) {
+    while (!qp.req.window.empty()) {
         complete_send(context, qp, IBV_WC_WR_FLUSH_ERR);
     }
     // At most one queue full: a guest that goes on posting rings again.
@@ -100,10 +94,10 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status, Owed owe
     qp.req.rnr_wait = false;
     qp.resp.message = ResponderState::Message::none;
     if (owed == Owed::is_dropped) {
-        qp.resp.forget_answers();
+        qp.resp.window.forget_owed();
     }
     context.set_timer(qp, no_deadline);
-    if (status != IBV_WC_WR_FLUSH_ERR && !qp.req.sq.empty()) {
+    if (status != IBV_WC_WR_FLUSH_ERR && !qp.req.window.empty()) {
         complete_send(context, qp, status);
     }
     flush_send_queue(context, qp);

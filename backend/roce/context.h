@@ -5,10 +5,11 @@
 
 #include <functional>
 
-
+#include "frame_builder.h"
 #include "gid_table.h"
 #include "handle_table.h"
 #include "memory_region.h"
+#include "packet.h"
 #include "queue_pair.h"
 #include "statistics.h"
 
@@ -85,7 +86,7 @@ struct Context {
     // Slots of the QPs' queues, of which most are empty at any time.
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
-    size_t accepted = 0; // send requests that all QPs hold (RequesterState::sq)
+    size_t accepted = 0; // send requests that all QPs hold (RequesterState::window)
 
     // Whether emit() may be called.
     bool can_emit() const
@@ -162,7 +163,7 @@ struct Context {
     }
 
     // What an idle QP does not need.
-    void release_slots(QueuePair& qp) { qp.req.sq.release(wqe_slots); }
+    void release_slots(QueuePair& qp) { qp.req.window.release(wqe_slots); }
 
     void set_timer(QueuePair& qp, int64_t deadline)
     {

@@ -16,12 +16,12 @@ constexpr uint32_t qkey_of_qp = 0x80000000;
 
 bool Datagram::transmit(QueuePair& qp)
 {
-    if (!qp.can_send() || (qp.req.sq.empty() && !_requester.accept(qp))) {
+    if (!qp.can_send() || (qp.req.window.empty() && !_requester.accept(qp))) {
         return false;
     }
     ibv_wc_status status = IBV_WC_SUCCESS;
     Path path;
-    bool built = build(qp, qp.req.sq.front(), path, status);
+    bool built = build(qp, qp.req.window.front(), path, status);
     if (status != IBV_WC_SUCCESS) {
         // 10.3.1.7: an error of a UD send queue stops that queue only; the
         // standard's SQE state. What follows is flushed.
@@ -59,7 +59,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         return false;
     }
     auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
-    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & qpn_mask, qp.req.next_psn,
+    FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & qpn_mask, qp.req.window.next(),
                                            false, wqe.send_flags & IBV_SEND_SOLICITED);
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
     frame.header(Deth{qkey, 0, qp.qpn});
@@ -76,7 +76,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
     if (qp.init.gsi) {
         note_connection(payload);
     }
-    ++qp.req.next_psn;
+    qp.req.window.take_psn();
     return true;
 }
 

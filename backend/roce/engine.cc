@@ -221,7 +221,7 @@ bool Engine::answer(unsigned& budget)
     }
     if (more) {
         _ctx.schedule_answer(*qp);
-    } else if (!qp->resp.responses.empty()) {
+    } else if (qp->resp.window.num_responses() > 0) {
         _ctx.schedule(*qp); // READ data
     } else if (!qp->scheduled) {
         _ctx.release_slots(*qp);

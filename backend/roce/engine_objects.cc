@@ -17,7 +17,7 @@ constexpr unsigned qpn_generation_shift = 16;
 // Whether requests are left from before the send queue was told to drain.
 bool is_draining(const QueuePair& qp)
 {
-    return qp.state == IBV_QPS_SQD && !qp.req.sq.empty();
+    return qp.state == IBV_QPS_SQD && !qp.req.window.empty();
 }
 
 } // namespace
@@ -250,7 +250,7 @@ int Engine::destroy_qp(uint32_t id)
         _responder.acknowledge_last(*qp);
     }
     count_qp_users(qp->init, -1);
-    _ctx.accepted -= qp->req.sq.size();
+    _ctx.accepted -= qp->req.window.size();
     if (qp->scheduled) {
         _ctx.ready.remove(id);
     }
@@ -278,7 +278,7 @@ void Engine::reset_qp(QueuePair& qp)
     qp.mtu = 0;
     qp.peer_rnr_retry = rnr_retry_infinite;
     Timer timer = qp.req.timer;
-    _ctx.accepted -= qp.req.sq.size();
+    _ctx.accepted -= qp.req.window.size();
     qp.req = {};
     qp.req.timer = timer; // its entry is still queued
     _ctx.set_timer(qp, no_deadline);
@@ -328,7 +328,7 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
             qp.state = to;
         }
         enter_error(_ctx, qp);
-        qp.resp.forget_answers(); // it may have been in error with a NAK to send
+        qp.resp.window.forget_owed(); // it may have been in error with a NAK to send
         return 0;
     case IBV_QPS_RTR:
         if (from == IBV_QPS_INIT) {
@@ -346,9 +346,9 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
     }
     qp.state = to;
     if (qp.is_reliable() && qp.can_receive()) {
-        qp.resp.make_room(qp.attr.max_dest_rd_atomic);
+        qp.resp.window.reserve(qp.attr.max_dest_rd_atomic);
     }
-    if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.sq.empty() &&
+    if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.window.empty() &&
         qp.attr.en_sqd_async_notify) {
         qp.attr.en_sqd_async_notify = 0;
         _ctx.client->async_event(IBV_EVENT_SQ_DRAINED, qp.id);
@@ -366,8 +366,8 @@ int Engine::query_qp(uint32_t id, ibv_qp_attr& attr, Mac& dmac)
     attr = qp->attr;
     attr.qp_state = qp->state;
     attr.cur_qp_state = qp->state;
-    attr.sq_psn = qp->req.next_psn.value();
-    attr.rq_psn = qp->resp.epsn.value();
+    attr.sq_psn = qp->req.window.next().value();
+    attr.rq_psn = qp->resp.window.expected().value();
     attr.sq_draining = is_draining(*qp);
     dmac = qp->dmac;
     return 0;

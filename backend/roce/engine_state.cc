@@ -69,8 +69,8 @@ Status check_numbers(const QueuePair& qp, const Limits& limits)
     return {};
 }
 
-// One request of the send queue; psn: of its first packet.
-bool is_wqe_ok(const QueuePair& qp, const SendWqe& wqe, Psn psn, const Limits& limits)
+// One request of the send queue.
+bool is_wqe_ok(const QueuePair& qp, const SendWqe& wqe, const Limits& limits)
 {
     if (wqe.sges.size() > limits.max_sge) {
         return false;
@@ -81,50 +81,32 @@ bool is_wqe_ok(const QueuePair& qp, const SendWqe& wqe, Psn psn, const Limits& l
     }
     return !qp.is_datagram() && !local && qp.mtu > 0 &&
            check_request(qp, wqe) == IBV_WC_SUCCESS &&
-           wqe.num_packets == packets_of(wqe.length, qp.mtu) && wqe.first_psn == psn;
+           wqe.num_packets == packets_of(wqe.length, qp.mtu);
 }
 
 // Computes what is not in the stream and checks the rest.
 Status complete_requester(QueuePair& qp, const Limits& limits)
 {
     RequesterState& req = qp.req;
-    if (!qp.can_send() && !req.sq.empty()) {
+    if (!qp.can_send() && !req.window.empty()) {
         return wrong(qp, "it has send requests in a state without");
     }
     if (req.retries_left > max_retries || req.rnr_retries_left > max_retries) {
         return wrong(qp, "a retry counter is out of range");
     }
-    Psn psn = req.una_psn;
-    bool any = false;
-    for (size_t i = 0; i < req.sq.size(); ++i) {
-        SendWqe& wqe = req.sq[i];
+    for (size_t i = 0; i < req.window.size(); ++i) {
+        SendWqe& wqe = req.window[i];
         wqe.length = 0;
         for (const ibv_sge& sge : wqe.sges) {
             wqe.length += sge.length;
         }
-        if (wqe.num_packets > 0 && !any) {
-            // una_psn may be within the first one.
-            psn = wqe.first_psn;
-            if (req.una_psn < psn || req.una_psn >= wqe.end_psn()) {
-                return wrong(qp, "its oldest request is not the one that is acknowledged next");
-            }
-            any = true;
-        }
-        if (!is_wqe_ok(qp, wqe, psn, limits)) {
+        if (!is_wqe_ok(qp, wqe, limits)) {
             return wrong(qp, "a send request makes no sense");
         }
-        psn += wqe.num_packets;
-        req.outstanding_reads += wqe.has_response() && wqe.initiated;
     }
-    if (!qp.is_datagram() && qp.can_send()) {
-        bool in_order = psn == req.next_psn && req.una_psn <= req.send_psn &&
-                        req.send_psn <= req.max_psn && req.max_psn <= req.next_psn &&
-                        req.una_psn <= req.next_psn;
-        if (!in_order) {
-            return wrong(qp, "the PSNs of its requests are not in order");
-        }
+    if (const char* what = req.window.restore(!qp.is_datagram() && qp.can_send())) {
+        return wrong(qp, what);
     }
-    Requester::position_cursor(qp);
     return {};
 }
 
@@ -142,21 +124,11 @@ Status complete_responder(QueuePair& qp)
          (resp.write_remaining > max_peer_message || resp.received > max_peer_message))) {
         return wrong(qp, "the message it receives does not fit");
     }
-    if (resp.responses.size() > UINT8_MAX) {
-        return wrong(qp, "it has more answers to send than it may");
+    if (!resp.window.is_sound(qp.mtu)) {
+        return wrong(qp, "an answer it has to send makes no sense");
     }
     if (qp.is_reliable() && qp.can_receive()) {
-        resp.make_room(qp.attr.max_dest_rd_atomic);
-    }
-    for (size_t i = 0; i < resp.responses.size(); ++i) {
-        const Response& response = resp.responses[i];
-        bool ok = qp.mtu > 0 && (response.kind == Response::Kind::read
-                                     ? response.remaining_packets ==
-                                           packets_of(response.remaining, qp.mtu)
-                                     : response.remaining_packets == 1);
-        if (!ok) {
-            return wrong(qp, "an answer it has to send makes no sense");
-        }
+        resp.window.reserve(qp.attr.max_dest_rd_atomic);
     }
     return {};
 }
@@ -369,7 +341,7 @@ Status Engine::load_qp(const Section& section)
     qp.req.timer.deadline = remaining == no_deadline ? no_deadline : _stopped_at + remaining;
     QpInit init = qp.init;
     uint32_t id = qp.id;
-    size_t accepted = qp.req.sq.size();
+    size_t accepted = qp.req.window.size();
     if (init.gsi ? _gsi != nullptr : _qps.find(id) != nullptr) {
         return wrong(qp, "its id is in use");
     }

@@ -39,10 +39,10 @@ uint8_t wait_code(const QueuePair& qp, uint8_t refusals)
 // that the peer has had.
 Psn first_not_ready(const QueuePair& qp, Psn requested)
 {
-    const ResponderState& resp = qp.resp;
-    Psn psn = requested < resp.epsn ? requested : resp.epsn;
-    for (size_t i = 0; i < resp.responses.size(); ++i) {
-        const Response& response = resp.responses[i];
+    const ReceiveWindow& window = qp.resp.window;
+    Psn psn = requested < window.expected() ? requested : window.expected();
+    for (size_t i = 0; i < window.num_responses(); ++i) {
+        const Response& response = window.response(i);
         if (!response.again) {
             return response.psn < psn ? response.psn : psn;
         }
@@ -79,7 +79,7 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
         _ctx.begin_frame(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
                          first_not_ready(*qp, packet->psn));
     builder.header(
-        Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(*qp, refusals)), qp->resp.msn});
+        Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(*qp, refusals)), qp->resp.window.msn()});
     auto answer = builder.finish();
     refusals = std::min<uint8_t>(refusals + 1, num_wait_codes);
     ++_ctx.stats.stopped_rnr_naks_sent;
@@ -103,7 +103,7 @@ void Engine::start(int64_t now)
         if (qp.is_reliable() && qp.path.valid() && qp.can_receive()) {
             _responder.wake(qp);
         }
-        if (qp.is_reliable() && qp.can_send() && qp.req.una_psn != qp.req.max_psn &&
+        if (qp.is_reliable() && qp.can_send() && !qp.req.window.all_acknowledged() &&
             !qp.req.rnr_wait) {
             _requester.resend(qp);
         }

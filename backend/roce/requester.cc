@@ -17,19 +17,9 @@ constexpr uint32_t rnr_timer_10us[32] = {
     65536, 1,   2,   3,   4,   6,   8,    12,   16,   24,   32,   48,   64,   96,    128,   192,
     256,   384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
 
-std::span<const ibv_sge> sges_of(const SendWqe& wqe)
-{
-    return wqe.sges;
-}
-
 bool is_write(int opcode)
 {
     return opcode == IBV_WR_RDMA_WRITE || opcode == IBV_WR_RDMA_WRITE_WITH_IMM;
-}
-
-bool is_local(int opcode)
-{
-    return opcode == IBV_WR_LOCAL_INV || opcode == wr_fast_reg;
 }
 
 // The BTH operation of one packet of a SEND or WRITE (9.2.1).
@@ -54,54 +44,7 @@ uint8_t operation_of(int opcode, bool first, bool last)
     }
 }
 
-// PSNs that have been sent, or sent again, and await an answer.
-uint32_t unacknowledged(const RequesterState& req)
-{
-    return req.send_psn.distance_from(req.una_psn);
-}
-
 } // namespace
-
-ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
-{
-    switch (wqe.opcode) {
-    case IBV_WR_SEND:
-    case IBV_WR_SEND_WITH_IMM:
-    case IBV_WR_RDMA_WRITE:
-    case IBV_WR_RDMA_WRITE_WITH_IMM:
-        break;
-    case IBV_WR_SEND_WITH_INV:
-        if (!qp.is_reliable()) {
-            return IBV_WC_LOC_QP_OP_ERR;
-        }
-        break;
-    case IBV_WR_RDMA_READ:
-        if (!qp.is_reliable() || qp.attr.max_rd_atomic == 0) {
-            return IBV_WC_LOC_QP_OP_ERR;
-        }
-        break;
-    case IBV_WR_ATOMIC_CMP_AND_SWP:
-    case IBV_WR_ATOMIC_FETCH_AND_ADD:
-        if (!qp.is_reliable() || qp.attr.max_rd_atomic == 0) {
-            return IBV_WC_LOC_QP_OP_ERR;
-        }
-        if (wqe.length != sizeof(uint64_t)) {
-            return IBV_WC_LOC_LEN_ERR;
-        }
-        break;
-    case IBV_WR_LOCAL_INV:
-    case wr_fast_reg:
-        return IBV_WC_SUCCESS;
-    default:
-        return IBV_WC_LOC_QP_OP_ERR;
-    }
-    return wqe.length > max_message ? IBV_WC_LOC_LEN_ERR : IBV_WC_SUCCESS;
-}
-
-uint32_t packets_of(uint64_t length, uint32_t mtu)
-{
-    return length == 0 ? 1 : static_cast<uint32_t>((length + mtu - 1) / mtu);
-}
 
 int64_t ack_timeout_ns(uint8_t code)
 {
@@ -116,113 +59,39 @@ int64_t rnr_timer_ns(uint8_t code)
 void Requester::start(QueuePair& qp)
 {
     RequesterState& req = qp.req;
-    req.next_psn = req.send_psn = req.max_psn = req.una_psn = Psn(qp.attr.sq_psn);
+    req.window.start(Psn(qp.attr.sq_psn));
     req.since_ack_request = 0;
-    req.window = {};
+    req.congestion = {};
     req.retries_left = qp.attr.retry_cnt;
     req.rnr_retries_left = qp.attr.rnr_retry;
-}
-
-bool Requester::accept(QueuePair& qp)
-{
-    RequesterState& req = qp.req;
-    // A QP that is refused one has others, whose completion leads here again.
-    if (qp.state != IBV_QPS_RTS || req.sq.size() >= max_accepted ||
-        (req.sq.size() >= least_accepted && _ctx.accepted >= max_accepted_of_all)) {
-        return false;
-    }
-    // Room in PSN space for the longest message there may be.
-    uint32_t outstanding = req.next_psn.distance_from(req.una_psn);
-    if (!qp.is_datagram() &&
-        outstanding + max_message / qp.mtu >= Psn::half) {
-        return false;
-    }
-    _scratch.malformed = IBV_WC_SUCCESS;
-    if (!_ctx.client->pull_send(qp.id, _scratch)) {
-        return false;
-    }
-    const ibv_send_wr& wr = _scratch.wr;
-    SendWqe& wqe = req.sq.push_back(_ctx.wqe_slots);
-    ++_ctx.accepted;
-    wqe.wr_id = wr.wr_id;
-    wqe.opcode = _scratch.opcode;
-    wqe.send_flags = wr.send_flags;
-    wqe.signaled = qp.init.sq_sig_all || (wr.send_flags & IBV_SEND_SIGNALED);
-    wqe.initiated = false;
-    wqe.immediate = wr.imm_data;
-    wqe.sges.assign(_scratch.sge.begin(), _scratch.sge.begin() + wr.num_sge);
-    wqe.length = 0;
-    for (const ibv_sge& sge : wqe.sges) {
-        wqe.length += sge.length;
-    }
-    wqe.first_psn = req.next_psn;
-    wqe.num_packets = 0;
-    wqe.status = _scratch.malformed;
-    if (wqe.opcode == wr_fast_reg && wqe.status == IBV_WC_SUCCESS) {
-        const auto& reg = _scratch.fast_reg;
-        req.registration.iova = reg.iova;
-        req.registration.length = reg.length;
-        req.registration.key = reg.key;
-        req.registration.access = reg.access;
-        req.registration.pages.assign(reg.pages.begin(), reg.pages.begin() + reg.num_pages);
-    }
-    if (wqe.status != IBV_WC_SUCCESS) {
-        return true;
-    }
-    if (qp.is_datagram()) {
-        wqe.remote_qpn = wr.wr.ud.remote_qpn;
-        wqe.remote_qkey = wr.wr.ud.remote_qkey;
-        wqe.av = _scratch.av;
-        return true;
-    }
-    if (wqe.is_atomic()) {
-        wqe.remote_address = wr.wr.atomic.remote_addr;
-        wqe.rkey = wr.wr.atomic.rkey;
-        wqe.compare_add = wr.wr.atomic.compare_add;
-        wqe.swap = wr.wr.atomic.swap;
-    } else {
-        wqe.remote_address = wr.wr.rdma.remote_addr;
-        wqe.rkey = wr.wr.rdma.rkey;
-    }
-    wqe.status = check_request(qp, wqe);
-    if (wqe.status == IBV_WC_SUCCESS && !is_local(wqe.opcode) &&
-        !_ctx.regions.check(sges_of(wqe), qp.init.pd,
-                            wqe.has_response() ? IBV_ACCESS_LOCAL_WRITE : 0)) {
-        wqe.status = IBV_WC_LOC_PROT_ERR;
-    }
-    if (wqe.status == IBV_WC_SUCCESS && !is_local(wqe.opcode)) {
-        wqe.num_packets = packets_of(wqe.length, qp.mtu);
-        req.next_psn += wqe.num_packets;
-    }
-    return true;
 }
 
 // The WQE fails once everything before it has completed.
 void Requester::fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status)
 {
     wqe.status = status;
-    if (&wqe == &qp.req.sq.front()) {
+    if (&wqe == &qp.req.window.front()) {
         enter_error(_ctx, qp, status);
     }
 }
 
 // A request's first packet may have to wait (10.8.3.3 and 9.7.3.1).
-bool Requester::may_start(QueuePair& qp, SendWqe& wqe)
+bool Requester::may_start(const QueuePair& qp, const SendWqe& wqe)
 {
     if (wqe.initiated) {
         return true;
     }
-    if ((wqe.send_flags & IBV_SEND_FENCE) && qp.req.outstanding_reads > 0) {
+    if ((wqe.send_flags & IBV_SEND_FENCE) && qp.req.window.outstanding_reads() > 0) {
         return false;
     }
-    return !wqe.has_response() || qp.req.outstanding_reads < qp.attr.max_rd_atomic;
+    return !wqe.has_response() || qp.req.window.outstanding_reads() < qp.attr.max_rd_atomic;
 }
 
 // LOCAL_INV waits for all that was posted before it: a request before it may
 // have to be sent again from the region.
 bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
 {
-    if (wqe.opcode == IBV_WR_LOCAL_INV && &wqe != &qp.req.sq.front()) {
+    if (wqe.opcode == IBV_WR_LOCAL_INV && &wqe != &qp.req.window.front()) {
         return false;
     }
     bool done;
@@ -236,8 +105,7 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
         fail_at_turn(qp, wqe, IBV_WC_MW_BIND_ERR);
         return true;
     }
-    wqe.initiated = true;
-    ++qp.req.cursor;
+    qp.req.window.executed(wqe);
     complete_acknowledged(qp);
     return true;
 }
@@ -248,12 +116,12 @@ bool Requester::transmit(QueuePair& qp)
     if (!qp.can_send() || req.rnr_wait) {
         return false;
     }
-    if (req.cursor == req.sq.size() && !accept(qp)) {
+    if (req.window.cursor() == req.window.size() && !accept(qp)) {
         return false;
     }
-    SendWqe& wqe = req.sq[req.cursor];
+    SendWqe& wqe = req.window[req.window.cursor()];
     if (wqe.status != IBV_WC_SUCCESS) {
-        if (req.cursor == 0) {
+        if (req.window.cursor() == 0) {
             enter_error(_ctx, qp, wqe.status);
         }
         return false;
@@ -264,7 +132,7 @@ bool Requester::transmit(QueuePair& qp)
     if (wqe.num_packets == 0) {
         return execute_local(qp, wqe) && qp.can_send();
     }
-    if (qp.is_reliable() && unacknowledged(req) >= req.window.size()) {
+    if (qp.is_reliable() && req.window.unacknowledged() >= req.congestion.size()) {
         return false;
     }
     return send_packet(qp, wqe);
@@ -275,17 +143,18 @@ bool Requester::transmit(QueuePair& qp)
 bool Requester::wants_ack(QueuePair& qp, bool last)
 {
     RequesterState& req = qp.req;
-    bool ask = ++req.since_ack_request >= ack_request_interval || req.send_psn < req.max_psn;
+    bool ask = ++req.since_ack_request >= ack_request_interval || req.window.sends_again();
     if (last && !ask) {
-        bool more = req.cursor + 1 < req.sq.size() || accept(qp);
+        size_t following = req.window.cursor() + 1;
+        bool more = following < req.window.size() || accept(qp);
         if (more) {
-            const SendWqe& next = req.sq[req.cursor + 1];
-            more = next.status == IBV_WC_SUCCESS && next.num_packets > 0 && may_start(qp, req.sq[req.cursor + 1]);
+            const SendWqe& next = req.window[following];
+            more = next.status == IBV_WC_SUCCESS && next.num_packets > 0 && may_start(qp, next);
         }
         ask = !more;
     }
     // The window is about to close.
-    ask |= unacknowledged(req) + 1 >= req.window.size();
+    ask |= req.window.unacknowledged() + 1 >= req.congestion.size();
     if (ask) {
         req.since_ack_request = 0;
     }
@@ -295,14 +164,14 @@ bool Requester::wants_ack(QueuePair& qp, bool last)
 bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
 {
     RequesterState& req = qp.req;
-    size_t index = req.cursor;
-    uint32_t packet_index = req.send_psn.distance_from(first_look.first_psn);
+    Psn psn = req.window.send();
+    uint32_t packet_index = psn.distance_from(first_look.first_psn);
     uint32_t num_packets = first_look.num_packets;
     bool first = packet_index == 0;
     bool last = packet_index + 1 == num_packets || first_look.has_response();
     bool ask = qp.is_reliable() && !first_look.has_response() && wants_ack(qp, last);
     // Accepting another request may have moved the queue's elements.
-    SendWqe& wqe = req.sq[index];
+    SendWqe& wqe = req.window[req.window.cursor()];
 
     uint64_t offset = uint64_t{packet_index} * qp.mtu;
     uint8_t operation = wqe.is_read() ? uint8_t{op_read_request}
@@ -312,7 +181,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
                             : operation_of(wqe.opcode, first, last);
     auto opcode = static_cast<uint8_t>(qp.transport() | operation);
     FrameBuilder& frame =
-        _ctx.begin_frame(qp.path, opcode, qp.attr.dest_qp_num, req.send_psn, ask,
+        _ctx.begin_frame(qp.path, opcode, qp.attr.dest_qp_num, psn, ask,
                          last && (wqe.send_flags & IBV_SEND_SOLICITED));
     uint32_t psns = 1;
     if (wqe.is_read()) {
@@ -338,26 +207,16 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
             frame.header(Ieth{wqe.immediate});
         }
         uint64_t size = std::min<uint64_t>(qp.mtu, wqe.length - offset);
-        if (!_ctx.regions.gather(sges_of(wqe), qp.init.pd, offset, frame.payload(size))) {
+        if (!_ctx.regions.gather(wqe.sges, qp.init.pd, offset, frame.payload(size))) {
             fail_at_turn(qp, wqe, IBV_WC_LOC_PROT_ERR);
             return qp.can_send();
         }
     }
-    if (!wqe.initiated) {
-        wqe.initiated = true;
-        req.outstanding_reads += wqe.has_response();
-    }
-    if (req.send_psn < req.max_psn) {
-        ++_ctx.stats.retransmitted_packets;
-    }
-    req.send_psn += psns;
-    req.max_psn = later_of(req.max_psn, req.send_psn);
-    if (last) {
-        ++req.cursor;
-    }
+    _ctx.stats.retransmitted_packets += req.window.sends_again();
+    req.window.sent(wqe, psns, last);
     if (!qp.is_reliable()) {
         // UC: sent is done (9.8.2.1).
-        req.una_psn = req.send_psn;
+        req.window.acknowledge_sent();
         complete_acknowledged(qp);
     } else if (req.timer.deadline == no_deadline) {
         restart_timer(qp);
@@ -369,62 +228,23 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
 void Requester::restart_timer(QueuePair& qp)
 {
     int64_t timeout = ack_timeout_ns(qp.attr.timeout);
-    bool idle = unacknowledged(qp.req) == 0;
+    bool idle = qp.req.window.send() == qp.req.window.una();
     _ctx.set_timer(qp, idle || timeout == no_deadline ? no_deadline : _ctx.now + timeout);
 }
 
-SendWqe* Requester::wqe_of(QueuePair& qp, Psn psn)
-{
-    for (size_t i = 0; i < qp.req.sq.size(); ++i) {
-        SendWqe& wqe = qp.req.sq[i];
-        if (wqe.num_packets > 0 && psn >= wqe.first_psn &&
-            psn < wqe.end_psn()) {
-            return &wqe;
-        }
-    }
-    return nullptr;
-}
-
-// Everything before psn is acknowledged, as far as that can be: a READ or
-// atomic is acknowledged by its response only (9.7.5.1.2). False where one
-// whose response has not come stands in the way.
+// Everything before psn is acknowledged, as far as that can be (SendWindow::acknowledge). False
+// where a READ or atomic stands in the way.
 bool Requester::advance(QueuePair& qp, Psn psn)
 {
-    RequesterState& req = qp.req;
-    if (psn <= req.una_psn) {
-        return true;
-    }
-    Psn limit = psn;
-    bool blocked = false;
-    for (size_t i = 0; i < req.sq.size(); ++i) {
-        const SendWqe& wqe = req.sq[i];
-        if (wqe.num_packets == 0) {
-            continue;
-        }
-        if (psn <= wqe.first_psn) {
-            break;
-        }
-        if (wqe.has_response() && req.una_psn < wqe.end_psn()) {
-            limit = later_of(wqe.first_psn, req.una_psn);
-            blocked = true;
-            break;
-        }
-    }
-    if (limit > req.una_psn) {
-        acknowledge(req, limit);
+    auto [packets, blocked] = qp.req.window.acknowledge(psn);
+    if (packets > 0) {
+        qp.req.congestion.acknowledged(packets);
         complete_acknowledged(qp);
     }
     return !blocked;
 }
 
-// All before psn is acknowledged.
-void Requester::acknowledge(RequesterState& req, Psn psn)
-{
-    req.window.acknowledged(psn.distance_from(req.una_psn));
-    req.una_psn = psn;
-}
-
-// Progress: completes what una_psn has passed.
+// Progress: completes what is acknowledged.
 void Requester::complete_acknowledged(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -432,45 +252,24 @@ void Requester::complete_acknowledged(QueuePair& qp)
     req.rnr_retries_left = qp.attr.rnr_retry;
     req.recovering = false;
     req.last_progress = _ctx.now;
-    while (!req.sq.empty()) {
-        const SendWqe& wqe = req.sq.front();
-        bool done = wqe.num_packets > 0 ? req.una_psn >= wqe.end_psn()
-                                        : wqe.initiated;
-        if (!done || wqe.status != IBV_WC_SUCCESS) {
-            break;
-        }
+    while (!req.window.empty() && req.window.front_is_done()) {
         complete_send(_ctx, qp, IBV_WC_SUCCESS);
     }
-    if (req.una_psn > req.send_psn) {
-        req.send_psn = req.una_psn;
-        position_cursor(qp);
-    }
+    req.window.skip_acknowledged();
     if (qp.is_reliable() && !req.rnr_wait) {
         restart_timer(qp);
     }
-    if (qp.state == IBV_QPS_SQD && req.sq.empty() && qp.attr.en_sqd_async_notify) {
+    if (qp.state == IBV_QPS_SQD && req.window.empty() && qp.attr.en_sqd_async_notify) {
         qp.attr.en_sqd_async_notify = 0;
         _ctx.client->async_event(IBV_EVENT_SQ_DRAINED, qp.id);
     }
     _ctx.schedule(qp);
 }
 
-void Requester::position_cursor(QueuePair& qp)
-{
-    RequesterState& req = qp.req;
-    for (req.cursor = 0; req.cursor < req.sq.size(); ++req.cursor) {
-        const SendWqe& wqe = req.sq[req.cursor];
-        if (wqe.num_packets > 0 ? req.send_psn < wqe.end_psn() : !wqe.initiated) {
-            break;
-        }
-    }
-}
-
 void Requester::go_back(QueuePair& qp)
 {
-    qp.req.send_psn = qp.req.una_psn;
+    qp.req.window.go_back();
     qp.req.recovering = true;
-    position_cursor(qp);
     _ctx.schedule(qp);
     _ctx.set_timer(qp, no_deadline); // the next packet starts it
 }
@@ -487,13 +286,13 @@ bool Requester::spend_retry(QueuePair& qp)
     return true;
 }
 
-// The peer has shown that a packet is missing. Once is enough until una_psn moves.
+// The peer has shown that a packet is missing. Once is enough until window.una() moves.
 void Requester::handle_loss(QueuePair& qp)
 {
     if (qp.req.recovering || qp.req.rnr_wait || !spend_retry(qp)) {
         return;
     }
-    qp.req.window.lost();
+    qp.req.congestion.lost();
     go_back(qp);
 }
 
@@ -514,12 +313,12 @@ void Requester::handle_timeout(QueuePair& qp)
         resend(qp);
         return;
     }
-    if (req.una_psn == req.max_psn) {
+    if (req.window.all_acknowledged()) {
         return;
     }
     ++_ctx.stats.timeouts;
     if (spend_retry(qp)) {
-        req.window.timed_out();
+        req.congestion.timed_out();
         go_back(qp);
     }
 }
@@ -529,15 +328,15 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     RequesterState& req = qp.req;
     if (qp.can_send() && packet.operation() == op_acknowledge &&
         (packet.syndrome & aeth_type_mask) == aeth_ack &&
-        packet.psn == req.una_psn - 1) {
+        packet.psn == req.window.una() - 1) {
         handle_wake(qp);
         return;
     }
     // 9.7.5.1.1: a response to nothing outstanding (a ghost) is dropped. A wake
     // tells what has been carried out, of which the answer may be lost.
     bool wake = packet.operation() == op_acknowledge && packet.syndrome == aeth_wake;
-    if (!qp.can_send() || packet.psn < req.una_psn || req.una_psn == req.max_psn ||
-        packet.psn - req.max_psn >= (wake ? 1 : 0)) {
+    if (!qp.can_send() || packet.psn < req.window.una() || req.window.all_acknowledged() ||
+        packet.psn - req.window.max() >= (wake ? 1 : 0)) {
         ++_ctx.stats.drop_sequence;
         return;
     }
@@ -567,7 +366,7 @@ void Requester::handle_wake(QueuePair& qp)
 void Requester::resend(QueuePair& qp)
 {
     qp.req.rnr_wait = false;
-    qp.req.window.resume();
+    qp.req.congestion.resume();
     go_back(qp);
 }
 
@@ -582,13 +381,13 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
     }
     if (type == aeth_ack) {
         // What the RNR NAK was about has been carried out since.
-        if (req.rnr_wait && req.una_psn > req.rnr_psn) {
+        if (req.rnr_wait && req.window.una() > req.rnr_psn) {
             resend(qp);
         }
         return;
     }
     if (type == aeth_rnr_nak) {
-        if (req.una_psn != req.max_psn) {
+        if (!req.window.all_acknowledged()) {
             handle_rnr(qp, packet);
         }
         return;
@@ -652,7 +451,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         }
         return;
     }
-    SendWqe* wqe = wqe_of(qp, packet.psn);
+    SendWqe* wqe = req.window.find(packet.psn);
     bool atomic = packet.operation() == op_atomic_acknowledge;
     if (!wqe || !wqe->initiated || !(atomic ? wqe->is_atomic() : wqe->is_read())) {
         // 9.7.5.2.1 (bad response): the connection makes no sense any more.
@@ -662,7 +461,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
     bool written;
     if (atomic) {
         auto bytes = std::as_bytes(std::span(&packet.original, 1));
-        written = _ctx.regions.scatter(sges_of(*wqe), qp.init.pd, 0, bytes);
+        written = _ctx.regions.scatter(wqe->sges, qp.init.pd, 0, bytes);
     } else {
         uint64_t offset = uint64_t{packet.psn.distance_from(wqe->first_psn)} * qp.mtu;
         bool last = packet.psn + 1 == wqe->end_psn();
@@ -673,14 +472,15 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
             enter_error(_ctx, qp, IBV_WC_BAD_RESP_ERR);
             return;
         }
-        written = _ctx.regions.scatter(sges_of(*wqe), qp.init.pd, offset,
+        written = _ctx.regions.scatter(wqe->sges, qp.init.pd, offset,
                                        std::as_bytes(packet.payload));
     }
     if (!written) {
         enter_error(_ctx, qp, IBV_WC_LOC_PROT_ERR);
         return;
     }
-    acknowledge(req, packet.psn + 1);
+    req.window.answered();
+    req.congestion.acknowledged(1);
     complete_acknowledged(qp);
 }
 

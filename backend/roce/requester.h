@@ -34,23 +34,20 @@ public:
     // Fresh from modify_qp to RTS: PSNs from attr.sq_psn.
     static void start(QueuePair& qp);
 
-    // Takes the next request of the guest's ring into qp.req.sq.
+    // Takes the next request of the guest's ring into qp.req.window.
     bool accept(QueuePair& qp);
     // The VM has been stopped, and what was on its way may be lost: sends all
     // that is not acknowledged again, which is not a retry.
     void resend(QueuePair& qp);
-    // Puts qp.req.cursor where qp.req.send_psn is.
-    static void position_cursor(QueuePair& qp);
 
 private:
-    bool may_start(QueuePair& qp, SendWqe& wqe);
+    static bool may_start(const QueuePair& qp, const SendWqe& wqe);
     bool execute_local(QueuePair& qp, SendWqe& wqe);
     bool send_packet(QueuePair& qp, SendWqe& wqe);
     bool wants_ack(QueuePair& qp, bool last);
     void fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status);
 
     bool advance(QueuePair& qp, Psn psn);
-    static void acknowledge(RequesterState& req, Psn psn);
     void complete_acknowledged(QueuePair& qp);
     void go_back(QueuePair& qp);
     bool spend_retry(QueuePair& qp);
@@ -61,7 +58,6 @@ private:
     void handle_wake(QueuePair& qp);
     void handle_rnr(QueuePair& qp, const Packet& packet);
     void handle_data_response(QueuePair& qp, const Packet& packet);
-    SendWqe* wqe_of(QueuePair& qp, Psn psn);
 
     Context& _ctx;
     SendRequest _scratch;
@@ -70,8 +66,6 @@ private:
 // Whether the QP's type has the operation and the request's length is one that
 // it may have (9.2.1, table 35): otherwise, the status it completes with.
 ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe);
-// PSNs that a SEND, WRITE, READ or atomic of that length takes.
-uint32_t packets_of(uint64_t length, uint32_t mtu);
 // Nanoseconds of a local ACK timeout code (9.7.6.1.3: 4.096 us * 2^code);
 // no_deadline for 0.
 int64_t ack_timeout_ns(uint8_t code);

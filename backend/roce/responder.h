@@ -53,13 +53,10 @@ private:
     void finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcode opcode,
                         uint64_t byte_len);
     void accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done);
-    void remember(QueuePair& qp, const ResponderResource& resource);
-    bool make_room(QueuePair& qp);
-    void send_nak(QueuePair& qp, uint8_t syndrome);
     void refuse(QueuePair& qp, const Refusal& refusal);
-    void truncate_responses(QueuePair& qp, Psn psn);
-    static void push_read(QueuePair& qp, const Packet& packet, uint32_t packets, bool again);
-    static void push_atomic(QueuePair& qp, Psn psn, uint64_t original, bool again);
+    // The answers that are owed for a READ and an atomic; again: the request is a duplicate.
+    static Response read_response(const Packet& packet, uint32_t packets, bool again);
+    static Response atomic_response(Psn psn, uint64_t original, bool again);
     bool transmit_acknowledge(QueuePair& qp);
     // Puts the acknowledgement that is owed, if there is one, into the context's builder.
     bool build_owed(QueuePair& qp);

@@ -151,10 +151,10 @@ void describe(Archive& a, SendWqe& wqe, FastRegistration& registration)
 template <typename Archive>
 void describe(Archive& a, RequesterState& req, int64_t& remaining)
 {
-    describe(a, "next_psn", req.next_psn);
-    describe(a, "send_psn", req.send_psn);
-    describe(a, "max_psn", req.max_psn);
-    describe(a, "una_psn", req.una_psn);
+    describe(a, "next_psn", req.window._next);
+    describe(a, "send_psn", req.window._send);
+    describe(a, "max_psn", req.window._max);
+    describe(a, "una_psn", req.window._una);
     a.u32("since_ack_request", req.since_ack_request);
     a.u8("retries_left", req.retries_left);
     a.u8("rnr_retries_left", req.rnr_retries_left);
@@ -163,7 +163,7 @@ void describe(Archive& a, RequesterState& req, int64_t& remaining)
     a.flag("recovering", req.recovering);
     a.u64("timer_remaining", remaining, static_cast<uint64_t>(no_deadline));
     bool registers = false;
-    a.list("sq", req.sq, max_accepted, [&](auto& b, SendWqe& wqe) {
+    a.list("sq", req.window._requests, max_accepted, [&](auto& b, SendWqe& wqe) {
         // Of one that has been carried out nothing is left.
         FastRegistration registration;
         if constexpr (!Archive::is_reader) {
@@ -217,43 +217,45 @@ struct OwedAnswer {
 // Longest list of them: earlier versions had an entry for each acknowledgement.
 inline constexpr size_t max_owed_answers = 1024;
 
-inline std::vector<OwedAnswer> owed_answers(const ResponderState& resp)
-{
-    std::vector<OwedAnswer> answers;
-    auto add_acknowledge = [&](uint8_t syndrome, Psn psn) {
-        Response response{};
-        response.psn = psn;
-        response.remaining_packets = 1;
-        answers.push_back({OwedAnswer::acknowledge, syndrome, response});
-    };
-    if (resp.duplicate_ack) {
-        add_acknowledge(aeth_ack | aeth_ack_no_credits, *resp.duplicate_ack);
+struct OwedAnswers {
+    static std::vector<OwedAnswer> of(const ReceiveWindow& window)
+    {
+        std::vector<OwedAnswer> answers;
+        auto add_acknowledge = [&](uint8_t syndrome, Psn psn) {
+            Response response{};
+            response.psn = psn;
+            response.remaining_packets = 1;
+            answers.push_back({OwedAnswer::acknowledge, syndrome, response});
+        };
+        if (window._duplicate_ack) {
+            add_acknowledge(aeth_ack | aeth_ack_no_credits, *window._duplicate_ack);
+        }
+        for (size_t i = 0; i < window.num_responses(); ++i) {
+            const Response& response = window.response(i);
+            answers.push_back({static_cast<uint8_t>(response.kind), 0, response});
+        }
+        if (window._nak != ReceiveWindow::no_nak) {
+            add_acknowledge(window._nak, window._expected);
+        }
+        return answers;
     }
-    for (size_t i = 0; i < resp.responses.size(); ++i) {
-        const Response& response = resp.responses[i];
-        answers.push_back({static_cast<uint8_t>(response.kind), 0, response});
-    }
-    if (resp.nak_pending != ResponderState::no_nak) {
-        add_acknowledge(resp.nak_pending, resp.epsn);
-    }
-    return answers;
-}
 
-// A NAK of an earlier version that does not name the packet expected is out of date.
-inline void restore_answers(ResponderState& resp, const std::vector<OwedAnswer>& answers)
-{
-    for (const OwedAnswer& answer : answers) {
-        uint8_t type = answer.syndrome & aeth_type_mask;
-        if (answer.kind != OwedAnswer::acknowledge) {
-            resp.responses.push_back(answer.response);
-            resp.responses.back().kind = static_cast<Response::Kind>(answer.kind);
-        } else if (type == aeth_ack) {
-            resp.duplicate_ack = answer.response.psn;
-        } else if (answer.response.psn == resp.epsn) {
-            resp.nak_pending = answer.syndrome;
+    // A NAK of an earlier version that does not name the packet expected is out of date.
+    static void restore(ReceiveWindow& window, const std::vector<OwedAnswer>& answers)
+    {
+        for (const OwedAnswer& answer : answers) {
+            uint8_t type = answer.syndrome & aeth_type_mask;
+            if (answer.kind != OwedAnswer::acknowledge) {
+                window._responses.push_back(answer.response);
+                window._responses.back().kind = static_cast<Response::Kind>(answer.kind);
+            } else if (type == aeth_ack) {
+                window._duplicate_ack = answer.response.psn;
+            } else if (answer.response.psn == window._expected) {
+                window._nak = answer.syndrome;
+            }
         }
     }
-}
+};
 
 template <typename Archive>
 void describe(Archive& a, OwedAnswer& answer)
@@ -274,25 +276,25 @@ void describe(Archive& a, OwedAnswer& answer)
 template <typename Archive>
 void describe(Archive& a, ResponderState& resp)
 {
-    describe(a, "epsn", resp.epsn);
-    a.u32("msn", resp.msn, msn_mask);
+    describe(a, "epsn", resp.window._expected);
+    a.u32("msn", resp.window._msn, msn_mask);
     a.u8("message", resp.message, static_cast<uint8_t>(ResponderState::Message::write));
     a.flag("drop_message", resp.drop_message);
-    a.flag("nak_sent", resp.nak_sent);
-    a.flag("ack_pending", resp.ack_pending);
+    a.flag("nak_sent", resp.window._nak_sent);
+    a.flag("ack_pending", resp.window._ack);
     a.flag("communication_established", resp.communication_established);
     a.present("recv", resp.have_recv, [&] { describe(a, resp.recv); });
     a.u64("received", resp.received);
     a.u64("write_address", resp.write_address);
     a.u32("write_rkey", resp.write_rkey);
     a.u32("write_remaining", resp.write_remaining);
-    a.list("resources", resp.resources, UINT8_MAX,
+    a.list("resources", resp.window._resources, UINT8_MAX,
            [](auto& b, ResponderResource& resource) { describe(b, resource); });
-    std::vector<OwedAnswer> answers = owed_answers(resp);
+    std::vector<OwedAnswer> answers = OwedAnswers::of(resp.window);
     a.list("responses", answers, max_owed_answers,
            [](auto& b, OwedAnswer& answer) { describe(b, answer); });
     if constexpr (Archive::is_reader) {
-        restore_answers(resp, answers);
+        OwedAnswers::restore(resp.window, answers);
     }
 }
 

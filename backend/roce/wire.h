@@ -237,6 +237,12 @@ enum Operation : uint8_t {
 inline constexpr uint32_t qpn_mask = 0xffffff;
 inline constexpr uint32_t msn_mask = 0xffffff;
 
+// PSNs that a SEND, WRITE, READ or atomic of that length takes.
+constexpr uint32_t packets_of(uint64_t length, uint32_t mtu)
+{
+    return length == 0 ? 1 : static_cast<uint32_t>((length + mtu - 1) / mtu);
+}
+
 // Bytes of a path MTU. Zero for a value that is none.
 constexpr uint32_t mtu_bytes(ibv_mtu mtu)
 {

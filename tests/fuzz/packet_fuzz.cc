@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "machine.h"
+#include "frame_builder.h"
 #include "packet.h"
 
 namespace rdma::fuzz {

@@ -180,7 +180,9 @@ TEST_P(EngineStop, answers_of_a_read_that_were_to_come_do_come)
     network.settle(1500);
     network.stop(b);
     network.filter = nullptr;
-    post_write(2, 100);
+    auto write = send_request(IBV_WR_RDMA_WRITE, 2, a_buffer, 100, ka.lkey, b_buffer, kb.rkey);
+    write.wr.send_flags |= IBV_SEND_FENCE; // what the READ brings
+    post(write);
     network.settle(20 * ms);
     go_on(b);
     network.settle(100 * ms);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include "frame_builder.h"
 #include "packet.h"
 
 #include <cstring>

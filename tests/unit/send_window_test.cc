@@ -1,152 +1,225 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "engine_harness.h"
+#include "send_window.h"
 
-namespace rdma::test {
+#include <gtest/gtest.h>
+
+namespace rdma::roce {
 namespace {
 
-using namespace roce;
+constexpr uint32_t before_wrap = 0xfffffe;
 
-// Acknowledges whole windows, so many times.
-void round_trips(SendWindow& window, int count)
-{
-    for (int i = 0; i < count; ++i) {
-        window.acknowledged(window.size());
-    }
-}
-
-TEST(SendWindow, doubles_in_each_round_trip_up_to_its_maximum)
-{
+struct SendWindowTest : testing::Test {
+    SlotPool<SendWqe> pool{64};
     SendWindow window;
-    EXPECT_EQ(window.size(), 16u);
-    round_trips(window, 1);
-    EXPECT_EQ(window.size(), 32u);
-    round_trips(window, 1);
-    EXPECT_EQ(window.size(), 64u);
-    round_trips(window, 100);
-    EXPECT_EQ(window.size(), SendWindow::max);
-}
 
-TEST(SendWindow, is_halved_by_a_loss_and_grows_by_one_then)
-{
-    SendWindow window;
-    round_trips(window, 10);
-    window.lost();
-    EXPECT_EQ(window.size(), 128u);
-    round_trips(window, 1);
-    EXPECT_EQ(window.size(), 129u);
-    for (uint32_t i = 0; i < 129; ++i) { // one by one
-        EXPECT_EQ(window.size(), 129u);
-        window.acknowledged(1);
-    }
-    EXPECT_EQ(window.size(), 130u);
-    for (int i = 0; i < 20; ++i) {
-        window.lost();
-    }
-    EXPECT_EQ(window.size(), 2u);
-}
-
-TEST(SendWindow, begins_again_with_one_after_a_timeout)
-{
-    SendWindow window;
-    round_trips(window, 10);
-    window.timed_out();
-    EXPECT_EQ(window.size(), 1u);
-    round_trips(window, 7);
-    EXPECT_EQ(window.size(), 128u); // doubled each time, up to half of what was too much
-    round_trips(window, 1);
-    EXPECT_EQ(window.size(), 129u);
-    for (int i = 0; i < 20; ++i) {
-        window.timed_out();
-        EXPECT_EQ(window.size(), 1u);
-    }
-    round_trips(window, 1000);
-    EXPECT_EQ(window.size(), SendWindow::max);
-}
-
-// Two devices with many QPs between them.
-struct ManyQps : testing::Test {
-    static constexpr uint32_t num_qps = 64;
-    static constexpr uint64_t depth = 256;
-    static constexpr uint32_t size = 2048; // 2 packets
-
-    Node a{1}, b{2};
-    Network network;
-    MrKeys ka = a.register_ram(), kb = b.register_ram();
-    std::vector<QpNumbers> qa, qb;
-
-    void SetUp() override
+    void SetUp() override { window.start(Psn(before_wrap)); }
+    SendWqe& accept(int opcode, uint32_t packets)
     {
-        network.add(a);
-        network.add(b);
-        for (uint32_t i = 0; i < num_qps; ++i) {
-            qa.push_back(a.create_qp(IBV_QPT_RC));
-            qb.push_back(b.create_qp(IBV_QPT_RC));
-            connect(a, qa[i], b, qb[i]);
+        SendWqe& wqe = window.push(pool);
+        wqe.opcode = opcode;
+        wqe.status = IBV_WC_SUCCESS;
+        window.number(wqe, packets);
+        return wqe;
+    }
+    void send(size_t index)
+    {
+        ASSERT_EQ(window.cursor(), index);
+        SendWqe& wqe = window[index];
+        if (wqe.num_packets == 0) {
+            window.executed(wqe);
+            return;
+        }
+        while (window.cursor() == index) {
+            uint32_t left = wqe.end_psn().distance_from(window.send());
+            bool last = left == 1 || wqe.has_response();
+            window.sent(wqe, wqe.has_response() ? left : 1, last);
         }
     }
-    void post_writes(Node& node, const std::vector<QpNumbers>& qps, uint32_t lkey, uint32_t rkey)
+    // The responses to the READ or atomic that is next.
+    void answer(unsigned times)
     {
-        for (const QpNumbers& qp : qps) {
-            for (uint64_t n = 0; n < depth; ++n) {
-                node.send_queues[qp.id].push_back(
-                    send_request(IBV_WR_RDMA_WRITE, n, ram_base, size, lkey, ram_base, rkey));
-            }
-            node.engine.send_doorbell(qp.id);
+        for (unsigned i = 0; i < times; ++i) {
+            window.answered();
+            window.skip_acknowledged();
         }
     }
+    unsigned completed()
+    {
+        unsigned count = 0;
+        while (!window.empty() && window.front_is_done()) {
+            window.pop();
+            ++count;
+        }
+        return count;
+    }
+    Psn at(uint32_t n) { return Psn(before_wrap) + n; }
 };
 
-// A switch with a short queue, which sends a frame each 2 us: all QPs together would
-// fill it many times over.
-TEST_F(ManyQps, get_through_a_short_queue)
+TEST_F(SendWindowTest, gives_out_psns_in_the_order_of_the_requests)
 {
-    constexpr int64_t frame_time = 2000; // nanoseconds
-    constexpr int64_t queue = 2048;      // frames
-    int64_t busy_until = 0;
-    int dropped = 0, carried = 0;
-    network.filter = [&](Node& from, std::vector<uint8_t>&) {
-        if (&from != &a) {
-            return true;
-        }
-        busy_until = std::max(busy_until, network.now);
-        if (busy_until - network.now >= queue * frame_time) {
-            ++dropped;
-            return false;
-        }
-        busy_until += frame_time;
-        ++carried;
-        network.delay = busy_until - network.now;
-        return true;
-    };
-    post_writes(a, qa, ka.lkey, kb.rkey);
-    ASSERT_TRUE(network.settle());
-    auto done = a.take_completions();
-    EXPECT_EQ(done.size(), num_qps * depth);
-    for (const Completion& completion : done) {
-        ASSERT_EQ(completion.wc.status, IBV_WC_SUCCESS);
-    }
-    EXPECT_GT(a.stats.retransmitted_packets, 0u); // or nothing has been tested
-    // What had to be sent again is less than what there was to send.
-    EXPECT_LT(carried + dropped, 2 * static_cast<int>(num_qps * depth * size / 1024));
+    accept(IBV_WR_SEND, 3);
+    accept(IBV_WR_LOCAL_INV, 0);
+    SendWqe& last = accept(IBV_WR_RDMA_WRITE, 1);
+    EXPECT_EQ(last.first_psn, at(3));
+    EXPECT_EQ(window.next(), at(4));
+    EXPECT_EQ(window.outstanding(), 4u);
+    EXPECT_EQ(window.find(at(2)), &window[0]);
+    EXPECT_EQ(window.find(at(3)), &window[2]);
+    EXPECT_EQ(window.find(at(4)), nullptr);
 }
 
-// Requests of all QPs wait to be sent; the acknowledgement of one that comes does not.
-TEST_F(ManyQps, acknowledge_before_they_ask)
+TEST_F(SendWindowTest, completes_what_is_acknowledged_to_its_end)
 {
-    std::vector<std::vector<uint8_t>> sent;
-    post_writes(b, qb, kb.lkey, ka.rkey);
-    b.transmit = [&](std::vector<uint8_t> frame) { sent.push_back(std::move(frame)); };
-    FrameBuilder builder;
-    Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
-    builder.begin(path, no_vlan, transport_rc | op_write_only, qb.back().qpn, Psn(Connection{}.psn_a), true, false);
-    builder.header(Reth{ram_base, kb.rkey, 0});
-    b.engine.receive(builder.finish(), network.now);
-    b.engine.run(network.now, 32);
-    ASSERT_EQ(sent.size(), 32u);
-    constexpr size_t bth = 14 + 20 + 8;
-    EXPECT_EQ(sent[0][bth], transport_rc | op_acknowledge);
-    EXPECT_EQ(sent[1][bth], transport_rc | op_write_first);
+    accept(IBV_WR_SEND, 2);
+    accept(IBV_WR_SEND, 2);
+    send(0);
+    send(1);
+    EXPECT_EQ(window.unacknowledged(), 4u);
+    auto acknowledged = window.acknowledge(at(3));
+    EXPECT_EQ(acknowledged.packets, 3u);
+    EXPECT_FALSE(acknowledged.blocked);
+    EXPECT_EQ(completed(), 1u);
+    EXPECT_EQ(window.acknowledge(at(2)).packets, 0u) << "an old one";
+    EXPECT_EQ(window.acknowledge(at(4)).packets, 1u);
+    EXPECT_EQ(completed(), 1u);
+    EXPECT_TRUE(window.all_acknowledged());
+}
+
+TEST_F(SendWindowTest, reads_are_acknowledged_by_their_answers_only)
+{
+    accept(IBV_WR_SEND, 1);
+    accept(IBV_WR_RDMA_READ, 4);
+    accept(IBV_WR_SEND, 1);
+    for (size_t i = 0; i < 3; ++i) {
+        send(i);
+    }
+    EXPECT_EQ(window.outstanding_reads(), 1u);
+    auto acknowledged = window.acknowledge(at(6));
+    EXPECT_TRUE(acknowledged.blocked);
+    EXPECT_EQ(acknowledged.packets, 1u);
+    EXPECT_EQ(window.una(), at(1));
+    answer(4);
+    EXPECT_EQ(completed(), 2u);
+    EXPECT_EQ(window.outstanding_reads(), 0u);
+    EXPECT_FALSE(window.acknowledge(at(6)).blocked);
+    EXPECT_EQ(completed(), 1u);
+}
+
+TEST_F(SendWindowTest, a_read_on_its_way_is_one_packet)
+{
+    accept(IBV_WR_RDMA_READ, 100);
+    accept(IBV_WR_SEND, 2);
+    accept(IBV_WR_RDMA_READ, 50);
+    for (size_t i = 0; i < 3; ++i) {
+        send(i);
+    }
+    EXPECT_EQ(window.unacknowledged(), 4u);
+    answer(99);
+    EXPECT_EQ(window.unacknowledged(), 4u);
+    answer(1);
+    EXPECT_EQ(window.unacknowledged(), 3u);
+    window.acknowledge(at(102));
+    EXPECT_EQ(window.unacknowledged(), 1u);
+    answer(50);
+    EXPECT_EQ(window.unacknowledged(), 0u);
+}
+
+TEST_F(SendWindowTest, a_read_sent_again_asks_for_the_rest)
+{
+    accept(IBV_WR_RDMA_READ, 10);
+    accept(IBV_WR_SEND, 1);
+    send(0);
+    send(1);
+    answer(3);
+    window.go_back();
+    EXPECT_EQ(window.send(), at(3));
+    EXPECT_EQ(window.cursor(), 0u);
+    EXPECT_TRUE(window.sends_again());
+    EXPECT_EQ(window.unacknowledged(), 0u);
+    answer(2); // late ones
+    EXPECT_EQ(window.send(), at(5));
+    send(0);
+    EXPECT_EQ(window.unacknowledged(), 1u);
+    send(1);
+    EXPECT_EQ(window.unacknowledged(), 2u);
+    EXPECT_FALSE(window.sends_again());
+    answer(5);
+    EXPECT_EQ(window.unacknowledged(), 1u);
+}
+
+TEST_F(SendWindowTest, what_was_acknowledged_meanwhile_is_not_sent_again)
+{
+    accept(IBV_WR_SEND, 2);
+    accept(IBV_WR_SEND, 2);
+    send(0);
+    send(1);
+    window.go_back();
+    window.acknowledge(at(3));
+    window.skip_acknowledged();
+    EXPECT_EQ(window.send(), at(3));
+    EXPECT_EQ(completed(), 1u);
+    EXPECT_EQ(window.cursor(), 0u);
+}
+
+TEST_F(SendWindowTest, the_last_packet_alone_can_be_sent_again)
+{
+    EXPECT_FALSE(window.step_back()) << "there is none";
+    accept(IBV_WR_SEND, 3);
+    accept(IBV_WR_LOCAL_INV, 0);
+    send(0);
+    EXPECT_TRUE(window.step_back());
+    EXPECT_EQ(window.send(), at(2));
+    EXPECT_EQ(window.cursor(), 0u);
+    send(0);
+    EXPECT_EQ(window.cursor(), 1u);
+    window.acknowledge(at(3));
+    EXPECT_FALSE(window.step_back()) << "it is acknowledged";
+}
+
+TEST_F(SendWindowTest, local_operations_are_not_carried_out_again)
+{
+    accept(IBV_WR_SEND, 1);
+    accept(wr_fast_reg, 0);
+    accept(IBV_WR_SEND, 1);
+    for (size_t i = 0; i < 3; ++i) {
+        send(i);
+    }
+    window.go_back();
+    send(0);
+    window.skip_acknowledged();
+    window.acknowledge(at(1));
+    EXPECT_EQ(completed(), 2u);
+}
+
+TEST_F(SendWindowTest, a_state_read_back_goes_on_where_it_was)
+{
+    accept(IBV_WR_RDMA_READ, 10);
+    accept(IBV_WR_SEND, 2);
+    accept(IBV_WR_SEND, 2);
+    send(0);
+    send(1);
+    answer(4);
+    uint32_t unacknowledged = window.unacknowledged();
+    EXPECT_EQ(window.restore(true), nullptr);
+    EXPECT_EQ(window.cursor(), 2u);
+    EXPECT_EQ(window.outstanding_reads(), 1u);
+    EXPECT_EQ(window.unacknowledged(), unacknowledged);
+}
+
+TEST_F(SendWindowTest, a_state_whose_psns_do_not_fit_is_refused)
+{
+    accept(IBV_WR_SEND, 2);
+    accept(IBV_WR_SEND, 2);
+    window[1].first_psn += 1;
+    EXPECT_NE(window.restore(true), nullptr);
+    window[1].first_psn -= 1;
+    EXPECT_EQ(window.restore(true), nullptr);
+    window[0].num_packets = 1;
+    EXPECT_NE(window.restore(true), nullptr);
+    window[0].num_packets = 2;
+    window[1].num_packets = 3;
+    EXPECT_NE(window.restore(true), nullptr) << "behind next";
 }
 
 } // namespace
-} // namespace rdma::test
+} // namespace rdma::roce
