@@ -31,10 +31,12 @@ bool holds_entries(const GuestRing& ring, uint32_t entry_size)
            ring.num_pages() >= GuestRing::pages_for(entry_size, ring.slots());
 }
 
-// An event ring may have pages that none of its slots is in (shared_region.cc).
-bool is_event_ring_ok(const GuestRing& ring, uint32_t entry_size)
+// An event ring may have pages that none of its slots is in (shared_region.cc). Without a
+// shared region (ready) there need be none.
+bool is_event_ring_ok(const GuestRing& ring, uint32_t entry_size, bool ready)
 {
-    return holds_entries(ring, entry_size) && ring.num_pages() <= max_event_pages;
+    return (!ready && ring.slots() == 0) ||
+           (holds_entries(ring, entry_size) && ring.num_pages() <= max_event_pages);
 }
 
 // A queue's ring has the pages that its entries take, and no more: memory is in proportion
@@ -88,8 +90,8 @@ Status PvrdmaDevice::load_device(const Section& section)
     if (!read) {
         return read;
     }
-    if (device.ready && (!is_event_ring_ok(device.async_ring, sizeof(EventEntry)) ||
-                         !is_event_ring_ok(device.cq_notification_ring, sizeof(CqNotification)))) {
+    if (!is_event_ring_ok(device.async_ring, sizeof(EventEntry), device.ready) ||
+        !is_event_ring_ok(device.cq_notification_ring, sizeof(CqNotification), device.ready)) {
         return wrong("an event ring does not fit its pages");
     }
     for (uint32_t handle : device.contexts) {

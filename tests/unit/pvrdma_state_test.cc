@@ -317,5 +317,34 @@ TEST_F(PvrdmaState, rings_with_more_pages_than_their_entries_take_are_refused)
               "");
 }
 
+// A stream may have queues beside a shared region that is not set up, as no device has. An entry
+// of an event ring without pages would be looked for behind their list.
+TEST_F(PvrdmaState, event_rings_of_a_shared_region_that_is_not_set_up_are_checked)
+{
+    guest.set_up();
+    auto bytes = saved();
+    for (auto ring : {&pvrdma::DeviceState::async_ring, &pvrdma::DeviceState::cq_notification_ring}) {
+        StreamWriter changed(DeviceKind::pvrdma);
+        auto reader = migration::StreamReader::open(bytes, DeviceKind::pvrdma);
+        while (auto section = reader->next()) {
+            if (section->kind != SectionKind::pvrdma_device) {
+                changed.section(section->kind, [&](auto& a) { a.bytes("", section->body); });
+                continue;
+            }
+            pvrdma::DeviceState state;
+            ASSERT_TRUE(
+                migration::read_section(*section, [&](auto& a) { describe(a, state); }).has_value());
+            state.ready = false;
+            state.*ring = GuestRing((state.*ring).state(), {}, page_size, 1u << 30);
+            changed.section(section->kind, [&](auto& a) { describe(a, state); });
+        }
+        PvrdmaDevice device(guest.config, new_host, guest.memory, guest.backend, new_stats);
+        Status status = load_state({DeviceKind::pvrdma, "roce", device, guest.backend, new_stats},
+                                   changed.finish(), true);
+        ASSERT_FALSE(status.has_value());
+        EXPECT_EQ(status.error(), "section pvrdma-device: an event ring does not fit its pages");
+    }
+}
+
 } // namespace
 } // namespace rdma::test
