@@ -47,6 +47,7 @@ void Engine::reset()
     _ctx.gids.clear();
     _ctx.timers.clear();
     _ctx.loopback.clear();
+    _ctx.last_frames.clear();
     _ctx.answering.clear();
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();

@@ -276,6 +276,21 @@ TEST_F(Responding, a_qp_that_is_destroyed_still_acknowledges)
     EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
 }
 
+// Nothing of its life before is sent in the next.
+TEST_F(Responding, a_device_that_is_reset_owes_nothing_for_destroyed_qps)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run();
+    write(psn + 1);
+    answers.clear();
+    ASSERT_EQ(b.engine.destroy_qp(qb.id), 0);
+    b.engine.reset();
+    open_link();
+    EXPECT_TRUE(answers.empty());
+}
+
 enum class Leaving { error, reset, requester_error, error_after_refusal };
 
 struct LeavingTheConnection : Responding, testing::WithParamInterface<Leaving> {
