@@ -162,32 +162,37 @@ static ssize_t filter_rdma_receive_iov(NetFilterState *nf,
     if (!f->nic || f->nic->nc->link_down || size <= skip) {
         return 0;
     }
+    /*
+     * An interrupt may lead to the device's end (rdma_device.h), and to the
+     * filter's: QEMU, which would go on with the next filter, is told that the
+     * frame has been taken.
+     */
+    object_ref(OBJECT(f));
     if (sender != nf->netdev) {
         uint8_t head[RDMA_OBSERVED_BYTES];
         size_t n = iov_to_buf(iov, iovcnt, skip, head, sizeof(head));
 
         rdma_device_observe_sent(f->nic->device, head, n);
-        return 0;
-    }
-    /* A VM that has been migrated away is silent: its other self answers. */
-    if (runstate_check(RUN_STATE_POSTMIGRATE)) {
-        return 0;
-    }
-    if (iovcnt == 1) {
-        frame = iov->iov_base;
+        taken = !f->nic;
+    } else if (runstate_check(RUN_STATE_POSTMIGRATE)) {
+        /* A VM that has been migrated away is silent: its other self answers. */
+        taken = false;
     } else {
-        linear = g_malloc(size);
-        iov_to_buf(iov, iovcnt, 0, linear, size);
-        frame = linear;
-    }
-    /* An interrupt may lead to the device's end (rdma_device.h). */
-    object_ref(OBJECT(f));
-    taken = rdma_device_receive(f->nic->device, frame + skip, size - skip);
-    if (taken && f->nic && !rdma_nic_draining) {
-        qemu_bh_schedule(f->nic->drain);
-    }
-    if (!taken && f->nic) {
-        taken = rdma_nic_keep_from_card(f->nic, flags, iov, iovcnt, size);
+        if (iovcnt == 1) {
+            frame = iov->iov_base;
+        } else {
+            linear = g_malloc(size);
+            iov_to_buf(iov, iovcnt, 0, linear, size);
+            frame = linear;
+        }
+        taken = rdma_device_receive(f->nic->device, frame + skip, size - skip);
+        if (!f->nic) {
+            taken = true;
+        } else if (!taken) {
+            taken = rdma_nic_keep_from_card(f->nic, flags, iov, iovcnt, size);
+        } else if (!rdma_nic_draining) {
+            qemu_bh_schedule(f->nic->drain);
+        }
     }
     object_unref(OBJECT(f));
     return taken ? size : 0;
@@ -299,11 +304,17 @@ static void rdma_nic_disconnect(RdmaNic *nic)
 static void rdma_nic_link_status_changed(NetClientState *nc)
 {
     RdmaNic *nic = rdma_nic_of(nc);
+    Object *owner = OBJECT(nic->pci_dev);
 
+    /* The card's interrupt may lead to the device's end. */
+    object_ref(owner);
     if (nic->original_info->link_status_changed) {
         nic->original_info->link_status_changed(nc);
     }
-    rdma_device_link_changed(nic->device);
+    if (nic->nc) {
+        rdma_device_link_changed(nic->device);
+    }
+    object_unref(owner);
 }
 
 /* The card goes first when a slot is unplugged, or at exit. */
