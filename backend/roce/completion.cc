@@ -84,6 +84,20 @@ void flush_receive_queue(Context& context, QueuePair& qp)
     }
 }
 
+void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status)
+{
+    if (qp.is_reliable()) {
+        enter_error(context, qp, status);
+        return;
+    }
+    qp.state = IBV_QPS_SQE;
+    complete_send(context, qp, status);
+    flush_send_queue(context, qp);
+    if (!qp.is_datagram()) {
+        qp.req.window.skip_unsent();
+    }
+}
+
 void enter_error(Context& context, QueuePair& qp, ibv_wc_status status, Owed owed)
 {
     if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_RESET) {

@@ -98,7 +98,7 @@ struct Context {
     // on is that of the GID it is for, if that is not known. Our own frames tell nothing.
     void learn_vlan(const Packet& packet)
     {
-        if (!gids.owns(packet.source)) {
+        if (gids.is_vlan_unknown(packet.destination) && !gids.owns(packet.source)) {
             gids.learn(packet.destination, packet.vlan);
         }
     }
@@ -257,6 +257,9 @@ enum class Owed : uint8_t { is_dropped, is_sent };
 // given.
 void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_WR_FLUSH_ERR,
                  Owed owed = Owed::is_dropped);
+// The oldest send request fails at this end (10.3.1.7): the error of an RC QP is the whole QP's, that
+// of another type its send queue's, which goes to SQE; what follows is flushed.
+void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status);
 // In the error state: completes what has been posted since.
 void flush_send_queue(Context& context, QueuePair& qp);
 void flush_receive_queue(Context& context, QueuePair& qp);

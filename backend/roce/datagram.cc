@@ -23,11 +23,7 @@ bool Datagram::transmit(QueuePair& qp)
     Path path;
     bool built = build(qp, qp.req.window.front(), path, status);
     if (status != IBV_WC_SUCCESS) {
-        // 10.3.1.7: an error of a UD send queue stops that queue only; the
-        // standard's SQE state. What follows is flushed.
-        complete_send(_ctx, qp, status);
-        qp.state = IBV_QPS_SQE;
-        flush_send_queue(_ctx, qp);
+        fail_sends(_ctx, qp, status);
         return false;
     }
     if (built) {
@@ -88,6 +84,7 @@ void Datagram::note_connection(std::span<const std::byte> mad)
     QueuePair* connected = retry ? _ctx.find_by_qpn(retry->qpn) : nullptr;
     if (connected) {
         connected->peer_rnr_retry = retry->count;
+        connected->knows_peer_rnr_retry = true;
     }
 }
 

@@ -130,13 +130,17 @@ void Engine::advance(int64_t now)
     });
 }
 
-// One packet of the QP: responses first, which have been asked for before.
+// One packet of the QP. Its responder and its requester take turns: a peer that keeps a READ
+// outstanding does not keep the QP's own requests, nor they its answers.
 bool Engine::transmit(QueuePair& qp)
 {
     if (qp.is_datagram()) {
         return _datagram.transmit(qp);
     }
-    return _responder.transmit(qp) || _requester.transmit(qp);
+    // Noted first: a packet may have the QP saved.
+    qp.requesters_turn = !qp.requesters_turn;
+    return qp.requesters_turn ? _requester.transmit(qp) || _responder.transmit(qp)
+                              : _responder.transmit(qp) || _requester.transmit(qp);
 }
 
 bool Engine::uses_overrun_cq(const QueuePair& qp) const

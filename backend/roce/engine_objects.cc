@@ -278,6 +278,7 @@ void Engine::reset_qp(QueuePair& qp)
     qp.path = {};
     qp.mtu = 0;
     qp.peer_rnr_retry = rnr_retry_infinite;
+    qp.knows_peer_rnr_retry = false;
     Timer timer = qp.req.timer;
     _ctx.accepted -= qp.req.window.size();
     qp.req = {};
@@ -340,6 +341,11 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
     case IBV_QPS_RTS:
         if (from == IBV_QPS_RTR) {
             Requester::start(qp);
+            if (qp.is_reliable() && !qp.knows_peer_rnr_retry) {
+                qp.peer_rnr_retry = qp.attr.rnr_retry;
+            }
+        } else if (from == IBV_QPS_SQD) {
+            Requester::renew_retries(qp);
         }
         break;
     default:

@@ -6,9 +6,9 @@
 // A stopped responder answers with RNR NAK: a peer waits and tries again without
 // end if its rnr_retry is 7, and its retry counter is left alone. The first
 // waits are short, so that a short stop costs little, and become longer. A peer
-// that is known to have an end of its patience (connection_message.h) is made to
-// wait for long each time; one that has none, such as Linux's NFS, is not answered: it
-// has a retry counter and an ACK timeout.
+// whose rnr_retry is not without end (QueuePair::peer_rnr_retry) is made to wait for long each time,
+// and has no more RNR NAKs than that: after them, as where it is 0 (Linux's NFS), it is not
+// answered, and has its retry counter and its ACK timeout.
 //
 // After the stop, an RNR NAK with the shortest wait ends the wait of those that
 // have no end of their patience: Linux's rxe, too, starts its timer anew. The others
@@ -69,15 +69,21 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
     auto packet = parse(frame, grh);
     QueuePair* qp = packet ? find_by_qpn(packet->destination_qp) : nullptr;
     if (!qp || !qp->is_reliable() || packet->transport() != transport_rc || !qp->can_receive() ||
-        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response() ||
-        qp->peer_rnr_retry == 0) {
+        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response()) {
         ++_ctx.stats.drop_stopped;
         return;
     }
     uint8_t& refusals = _refusals[qp->id];
+    Psn not_ready = first_not_ready(*qp, packet->psn);
+    // Of packets that come together, one costs such a peer a retry.
+    if (qp->peer_rnr_retry != rnr_retry_infinite &&
+        (refusals >= qp->peer_rnr_retry || packet->psn != not_ready)) {
+        ++_ctx.stats.drop_stopped;
+        return;
+    }
     FrameBuilder& builder =
         _ctx.begin_frame(qp->path, transport_rc | op_acknowledge, qp->attr.dest_qp_num,
-                         first_not_ready(*qp, packet->psn));
+                         not_ready);
     builder.header(
         Aeth{static_cast<uint8_t>(aeth_rnr_nak | wait_code(*qp, refusals)), qp->resp.window.msn()});
     auto answer = builder.finish();

@@ -101,6 +101,11 @@ public:
             return e.valid && same_gid(e.gid, gid) && e.vlan.value_or(vlan) == vlan;
         });
     }
+    bool is_vlan_unknown(const ibv_gid& gid) const
+    {
+        return std::ranges::any_of(
+            used(), [&](const Entry& e) { return e.valid && !e.vlan && same_gid(e.gid, gid); });
+    }
     void learn(const ibv_gid& gid, uint16_t vlan)
     {
         for (Entry& entry : _entries) {

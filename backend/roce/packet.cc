@@ -193,15 +193,19 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
         return packet;
     }
     unsigned bits = headers_of(bth.opcode);
-    if ((bth.flags & bth_tver_mask) != 0 || (bits & unknown_operation) ||
-        !take_extended(reader, bits, packet)) {
+    if ((bth.flags & bth_tver_mask) != 0) {
         return std::unexpected(ParseError::malformed);
     }
     size_t pad = (bth.flags >> bth_pad_shift) & 3;
+    bool valid = !(bits & unknown_operation) && take_extended(reader, bits, packet);
     auto payload = reader.rest();
-    if (payload.size() < pad || (payload.size() > 0 && !(bits & has_payload)) ||
+    if (!valid || payload.size() < pad || (payload.size() > 0 && !(bits & has_payload)) ||
         payload.size() % 4 != 0 || payload.size() > max_mtu) {
-        return std::unexpected(ParseError::malformed);
+        if (packet.transport() != transport_rc || packet.is_response()) {
+            return std::unexpected(ParseError::malformed);
+        }
+        packet.is_invalid = true;
+        return packet;
     }
     packet.payload = payload.first(payload.size() - pad);
 

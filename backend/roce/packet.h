@@ -19,6 +19,9 @@ struct Packet {
     ibv_gid destination;
     bool congestion_experienced; // ECN bits were CE
     uint8_t opcode;
+    // A request of RC that cannot be carried out: an operation that there is none of, or other
+    // headers or more payload than the operation has. What follows BTH is not taken apart.
+    bool is_invalid;
     bool solicited;
     bool ack_request;
     uint16_t pkey;

@@ -62,11 +62,13 @@ struct QueuePair {
     Path path; // connected QPs from RTR on
     uint32_t mtu = 0; // bytes
     // The peer's rnr_retry, where the guest's connection manager has agreed on
-    // one (connection_message.h); else as most have it.
+    // one (connection_message.h); else, from RTS on, this end's: programs set both alike.
     uint8_t peer_rnr_retry = rnr_retry_infinite;
+    bool knows_peer_rnr_retry = false; // agreed on; not saved, for it counts on the way to RTS
     // In the engine's lists of QPs with something to send.
     bool scheduled = false;
     bool answering = false;
+    bool requesters_turn = false; // to send last; not saved
     RequesterState req;
     ResponderState resp;
 

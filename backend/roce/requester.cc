@@ -62,8 +62,7 @@ void Requester::start(QueuePair& qp)
     req.window.start(Psn(qp.attr.sq_psn));
     req.since_ack_request = 0;
     req.congestion = {};
-    req.retries_left = qp.attr.retry_cnt;
-    req.rnr_retries_left = qp.attr.rnr_retry;
+    renew_retries(qp);
 }
 
 // The WQE fails once everything before it has completed.
@@ -71,7 +70,7 @@ void Requester::fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status)
 {
     wqe.status = status;
     if (&wqe == &qp.req.window.front()) {
-        enter_error(_ctx, qp, status);
+        fail_sends(_ctx, qp, status);
     }
 }
 
@@ -106,7 +105,7 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
         return true;
     }
     qp.req.window.executed(wqe);
-    complete_acknowledged(qp);
+    complete_done(qp);
     return true;
 }
 
@@ -122,7 +121,7 @@ bool Requester::transmit(QueuePair& qp)
     SendWqe& wqe = req.window[req.window.cursor()];
     if (wqe.status != IBV_WC_SUCCESS) {
         if (req.window.cursor() == 0) {
-            enter_error(_ctx, qp, wqe.status);
+            fail_sends(_ctx, qp, wqe.status);
         }
         return false;
     }
@@ -208,6 +207,8 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
         }
         uint64_t size = std::min<uint64_t>(qp.mtu, wqe.length - offset);
         if (!_ctx.regions.gather(wqe.sges, qp.init.pd, offset, frame.payload(size))) {
+            // What is before it did not ask for an acknowledgement, as this request was to.
+            req.window.send_last_before_again(wqe);
             fail_at_turn(qp, wqe, IBV_WC_LOC_PROT_ERR);
             return qp.can_send();
         }
@@ -217,7 +218,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     if (!qp.is_reliable()) {
         // UC: sent is done (9.8.2.1).
         req.window.acknowledge_sent();
-        complete_acknowledged(qp);
+        complete_done(qp);
     } else if (req.timer.deadline == no_deadline) {
         restart_timer(qp);
     }
@@ -244,20 +245,32 @@ bool Requester::advance(QueuePair& qp, Psn psn)
     return !blocked;
 }
 
-// Progress: completes what is acknowledged.
+void Requester::renew_retries(QueuePair& qp)
+{
+    qp.req.retries_left = qp.attr.retry_cnt;
+    qp.req.rnr_retries_left = qp.attr.rnr_retry;
+}
+
+// The peer has acknowledged more: completes that.
 void Requester::complete_acknowledged(QueuePair& qp)
 {
     RequesterState& req = qp.req;
-    req.retries_left = qp.attr.retry_cnt;
-    req.rnr_retries_left = qp.attr.rnr_retry;
+    renew_retries(qp);
     req.recovering = false;
     req.last_progress = _ctx.now;
+    complete_done(qp);
+    req.window.skip_acknowledged();
+    if (!req.rnr_wait) {
+        restart_timer(qp);
+    }
+}
+
+// Completes the requests that are done, from the oldest on.
+void Requester::complete_done(QueuePair& qp)
+{
+    RequesterState& req = qp.req;
     while (!req.window.empty() && req.window.front_is_done()) {
         complete_send(_ctx, qp, IBV_WC_SUCCESS);
-    }
-    req.window.skip_acknowledged();
-    if (qp.is_reliable() && !req.rnr_wait) {
-        restart_timer(qp);
     }
     if (qp.state == IBV_QPS_SQD && req.window.empty() && qp.attr.en_sqd_async_notify) {
         qp.attr.en_sqd_async_notify = 0;

@@ -33,6 +33,8 @@ public:
     void handle_timeout(QueuePair& qp);
     // Fresh from modify_qp to RTS: PSNs from attr.sq_psn.
     static void start(QueuePair& qp);
+    // Back in RTS: the attributes may have changed.
+    static void renew_retries(QueuePair& qp);
 
     // Takes the next request of the guest's ring into qp.req.window.
     bool accept(QueuePair& qp);
@@ -49,6 +51,7 @@ private:
 
     bool advance(QueuePair& qp, Psn psn);
     void complete_acknowledged(QueuePair& qp);
+    void complete_done(QueuePair& qp);
     void go_back(QueuePair& qp);
     bool spend_retry(QueuePair& qp);
     void handle_loss(QueuePair& qp);

@@ -98,6 +98,10 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
 {
     ReceiveWindow& window = qp.resp.window;
     uint8_t op = packet.operation();
+    if (packet.is_invalid) {
+        ++_ctx.stats.drop_malformed;
+        return;
+    }
     if (is_send(op) || is_write(op)) {
         window.owe_ack_of_duplicate(packet.psn);
         _ctx.schedule_answer(qp);

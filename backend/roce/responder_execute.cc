@@ -23,6 +23,10 @@ void Responder::execute(QueuePair& qp, const Packet& packet)
                         ? ((!send && !write) || starts_message(op))
                         : (send && resp.message == Message::send && !starts_message(op)) ||
                               (write && resp.message == Message::write && !starts_message(op));
+    if (packet.is_invalid) {
+        refuse(qp, invalid); // 9.7.4.1.2
+        return;
+    }
     if (!expected) {
         if (!qp.is_reliable() && starts_message(op)) {
             resp.message = Message::none; // UC: the earlier message is lost

@@ -28,18 +28,14 @@ void SendWindow::sent(SendWqe& wqe, uint32_t psns, bool last)
     _cursor += last;
 }
 
-bool SendWindow::step_back()
+void SendWindow::send_last_before_again(const SendWqe& wqe)
 {
-    if (_send == _una) {
-        return false;
+    Psn last = wqe.first_psn - 1;
+    const SendWqe* before = last >= _una ? find(last) : nullptr;
+    if (before && !before->has_response()) {
+        _send = last;
+        position_cursor();
     }
-    const SendWqe* last = find(_send - 1);
-    if (!last || last->has_response()) {
-        return false;
-    }
-    _send -= 1;
-    position_cursor();
-    return true;
 }
 
 SendWindow::Acknowledged SendWindow::acknowledge(Psn psn)

@@ -116,8 +116,9 @@ public:
     }
     // Sends all that is not acknowledged again.
     void go_back() { return_to(_una); }
-    // Sends the last packet again, where that is one of a request without a response.
-    bool step_back();
+    // Sends the packet before the request again, where it is not acknowledged and not that of a READ
+    // or atomic, whose response is awaited in any case.
+    void send_last_before_again(const SendWqe& wqe);
     // A UC QP whose send queue has failed goes on with the PSN that follows what it has sent
     // (empty otherwise).
     void skip_unsent() { start(_max); }

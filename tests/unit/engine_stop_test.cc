@@ -269,6 +269,27 @@ TEST_P(EngineStop, both_ends_may_stop_at_once)
     EXPECT_TRUE(same(a_buffer, b_buffer, 500'000));
 }
 
+// QPs connected without the guest's connection manager: this end's rnr_retry tells of the peer's.
+// timeout code 14 is 67 ms, after each of 7 of which a peer sends again; an RNR NAK asks for 655 ms.
+TEST_P(EngineStop, a_peer_with_few_rnr_retries_lives_through_a_stop)
+{
+    for (uint8_t rnr_retry : {uint8_t{0}, uint8_t{1}, uint8_t{3}}) {
+        SCOPED_TRACE(rnr_retry);
+        qa = a.create_qp(IBV_QPT_RC);
+        qb = b.create_qp(IBV_QPT_RC);
+        connect_up({.timeout = 14, .rnr_retry = rnr_retry});
+        uint64_t before = b.stats.stopped_rnr_naks_sent;
+        network.stop(b);
+        post_write(1, 20'000);
+        network.settle(rnr_retry * 655 * ms + 400 * ms);
+        EXPECT_EQ(b.stats.stopped_rnr_naks_sent - before, rnr_retry);
+        go_on(b);
+        EXPECT_TRUE(network.settle());
+        expect_done(1);
+        EXPECT_TRUE(same(a_buffer, b_buffer, 20'000));
+    }
+}
+
 // The guest's connection manager asks for the peer's rnr_retry in its REQ.
 struct EngineStopConnected : EngineStop {
     void send_req(Node& node, QpNumbers qp, uint8_t rnr_retry)

@@ -350,5 +350,100 @@ TEST_P(LeavingTheConnection, ends_reads_so_that_new_content_of_the_buffer_stays_
     EXPECT_FALSE(b.engine.has_work());
 }
 
+// 9.7.4.1.2: an operation that the responder does not know, or whose headers are not its own, is an
+// invalid request. Linux's rxe sends FLUSH (28) and ATOMIC WRITE (29).
+struct InvalidRequest : Responding, testing::WithParamInterface<uint8_t> {};
+
+INSTANTIATE_TEST_SUITE_P(Operations, InvalidRequest,
+                         testing::Values(21, 24, 28, 29, 31, op_read_request, op_write_only,
+                                         op_fetch_add));
+
+TEST_P(InvalidRequest, is_nakked_in_its_turn)
+{
+    connect_up();
+    write(psn);
+    run();
+    answers.clear();
+    request(GetParam(), psn + 2); // with no header behind BTH
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].psn, psn + 1);
+    EXPECT_EQ(answers[0].syndrome, aeth_nak_sequence);
+    request(GetParam(), psn); // a duplicate, of what it was not
+    run();
+    EXPECT_EQ(answers.size(), 1u);
+    request(GetParam(), psn + 1);
+    run();
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[1].op, op_acknowledge);
+    EXPECT_EQ(answers[1].psn, psn + 1);
+    EXPECT_EQ(answers[1].syndrome, aeth_nak_invalid_request);
+    ASSERT_FALSE(b.events.empty());
+    EXPECT_EQ(b.events.back().type, IBV_EVENT_QP_REQ_ERR);
+}
+
+// A peer that keeps READs outstanding does not keep this end's own requests.
+TEST_F(Responding, requests_take_turns_with_the_answers_to_a_read)
+{
+    connect_up();
+    b.send_queues[qb.id].push_back(
+        send_request(IBV_WR_RDMA_WRITE, 1, b_buffer, 3 * 1024, kb.lkey, a_buffer, ka.rkey));
+    read(psn, 64 * 1024);
+    b.engine.send_doorbell(qb.id);
+    run();
+    ASSERT_EQ(answers.size(), 67u);
+    size_t last = 0;
+    for (size_t i = 0; i < answers.size(); ++i) {
+        if (answers[i].op == op_write_last) {
+            last = i;
+        }
+    }
+    EXPECT_LE(last, 6u);
+}
+
+// Va and length wrap the address space, or end just at its end.
+TEST_F(Responding, ranges_at_the_end_of_the_address_space_are_refused)
+{
+    for (uint8_t op : {uint8_t{op_write_first}, uint8_t{op_read_request}}) {
+        for (uint32_t length : {1024u, 1025u}) {
+            SCOPED_TRACE(op);
+            answers.clear();
+            qa = a.create_qp(IBV_QPT_RC);
+            qb = b.create_qp(IBV_QPT_RC);
+            connect_up();
+            FrameBuilder builder;
+            Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
+            auto one = static_cast<uint8_t>(op == op_write_first && length == 1024 ? uint8_t{op_write_only} : op);
+            builder.begin(path, no_vlan, one, qb.qpn, psn, true, false);
+            builder.header(Reth{~uint64_t{0} - 1023, kb.rkey, length});
+            if (op == op_write_first) {
+                builder.payload(1024);
+            }
+            b.engine.receive(builder.finish(), network.now);
+            run();
+            ASSERT_EQ(answers.size(), 1u);
+            EXPECT_EQ(answers[0].syndrome, aeth_nak_remote_access);
+        }
+    }
+}
+
+// What a duplicate READ asks for is checked as the first one was, and is no more than that.
+TEST_F(Responding, a_duplicate_read_has_no_more_rights_than_the_first)
+{
+    connect_up();
+    read(psn, 2048);
+    run();
+    answers.clear();
+    request(op_read_request, psn, Reth{b_buffer, kb.rkey, 4096});
+    request(op_read_request, psn, Reth{b_buffer, kb.rkey + 1, 2048});
+    request(op_read_request, psn, Reth{~uint64_t{0} - 1023, kb.rkey, 1025});
+    request(op_read_request, psn + 1, Reth{b_buffer, kb.rkey, 2048});
+    run();
+    EXPECT_TRUE(answers.empty());
+    read(psn, 2048);
+    run();
+    EXPECT_EQ(answers.size(), 2u);
+}
+
 } // namespace
 } // namespace rdma::test

@@ -161,19 +161,29 @@ TEST_F(SendWindowTest, what_was_acknowledged_meanwhile_is_not_sent_again)
     EXPECT_EQ(window.cursor(), 0u);
 }
 
-TEST_F(SendWindowTest, the_last_packet_alone_can_be_sent_again)
+TEST_F(SendWindowTest, the_packet_before_a_request_alone_can_be_sent_again)
 {
-    EXPECT_FALSE(window.step_back()) << "there is none";
     accept(IBV_WR_SEND, 3);
-    accept(IBV_WR_LOCAL_INV, 0);
+    SendWqe& second = accept(IBV_WR_SEND, 2);
     send(0);
-    EXPECT_TRUE(window.step_back());
+    window.sent(second, 1, false);
+    window.send_last_before_again(second);
     EXPECT_EQ(window.send(), at(2));
     EXPECT_EQ(window.cursor(), 0u);
     send(0);
     EXPECT_EQ(window.cursor(), 1u);
     window.acknowledge(at(3));
-    EXPECT_FALSE(window.step_back()) << "it is acknowledged";
+    window.send_last_before_again(second);
+    EXPECT_EQ(window.send(), at(3)) << "it is acknowledged";
+}
+
+TEST_F(SendWindowTest, a_read_before_a_request_is_not_sent_again_for_it)
+{
+    accept(IBV_WR_RDMA_READ, 3);
+    SendWqe& second = accept(IBV_WR_SEND, 1);
+    send(0);
+    window.send_last_before_again(second);
+    EXPECT_EQ(window.send(), at(3));
 }
 
 TEST_F(SendWindowTest, local_operations_are_not_carried_out_again)
