@@ -23,14 +23,16 @@ make_root() {
 # root. What the command mounts and starts ends with it. No chroot(2): in one, Linux makes no user
 # namespaces, which libvirt's tests have.
 in_root() {
-    local root=$1 script='mount --bind "$root" "$root"; mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"'
+    local root=$1 script='mount --bind "$root" "$root"; mount -t proc proc "$root/proc"'
+    script+='; mount -t sysfs -o ro sysfs "$root/sys"; mount --rbind /dev "$root/dev"'
     shift
     while [ "$1" = --bind ]; do
         mkdir -p "$root$3"
         script+="; mount --bind ${2@Q} \"\$root\"${3@Q}"
         shift 3
     done
-    script+='; cd "$root"; pivot_root . .; umount -l .; exec "$@"'
+    # The shell stays, as process 1, to take note of the end of daemons, for which libvirt waits.
+    script+='; cd "$root"; pivot_root . .; umount -l .; status=0; "$@" || status=$?; exit $status'
     root=$root unshare --mount --pid --fork --kill-child bash -ec "$script" in_root \
         /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
         "$@" </dev/null
