@@ -98,7 +98,7 @@ struct Context {
     // on is that of the GID it is for, if that is not known. Our own frames tell nothing.
     void learn_vlan(const Packet& packet)
     {
-        if (gids.is_vlan_unknown(packet.destination) && !gids.owns(packet.source)) {
+        if (!gids.owns(packet.source)) {
             gids.learn(packet.destination, packet.vlan);
         }
     }

@@ -106,7 +106,7 @@ std::optional<Path> Path::from_headers(std::span<const uint8_t> headers, uint32_
         source = as_gid(ip.source);
         destination = as_gid(ip.destination);
         traffic_class = static_cast<uint8_t>(ip.version_class_flow >> 20);
-        flow_label = ip.version_class_flow & 0xfffff;
+        flow_label = ip.version_class_flow & flow_label_mask;
         hop_limit = ip.hop_limit;
         next = ip.next_header;
     }

@@ -75,7 +75,7 @@ public:
     void sent_from(const ibv_gid& address, uint16_t vlan)
     {
         bool bound = false;
-        for (Entry& entry : _entries) {
+        for (Entry& entry : used()) {
             if (entry.valid && same_gid(entry.gid, address)) {
                 bound = true;
                 if (!entry.vlan_given && (entry.vlan != no_vlan || !is_link_local(address))) {
@@ -101,14 +101,9 @@ public:
             return e.valid && same_gid(e.gid, gid) && e.vlan.value_or(vlan) == vlan;
         });
     }
-    bool is_vlan_unknown(const ibv_gid& gid) const
-    {
-        return std::ranges::any_of(
-            used(), [&](const Entry& e) { return e.valid && !e.vlan && same_gid(e.gid, gid); });
-    }
     void learn(const ibv_gid& gid, uint16_t vlan)
     {
-        for (Entry& entry : _entries) {
+        for (Entry& entry : used()) {
             if (entry.valid && !entry.vlan && same_gid(entry.gid, gid)) {
                 entry.vlan = vlan;
             }
@@ -135,6 +130,7 @@ private:
     // The entries up to the highest that has been valid: a guest has few of them,
     // and every packet looks for one.
     std::span<const Entry> used() const { return std::span(_entries).first(_end); }
+    std::span<Entry> used() { return std::span(_entries).first(_end); }
 
     // Addresses seen that are no GIDs, or not yet: the newest.
     static constexpr size_t max_seen = 64;

@@ -70,6 +70,28 @@ std::expected<Layer3, ParseError> parse_ipv6(std::span<const uint8_t> bytes, Net
     return l3;
 }
 
+// False where the frame is too short.
+bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
+{
+    Reader reader(frame);
+    if (!reader.take(out.ethernet)) {
+        return false;
+    }
+    out.vlan = no_vlan;
+    out.ethertype = out.ethernet.ethertype;
+    if (out.ethertype == ethertype_vlan) {
+        be16 tag;
+        be16 inner;
+        if (!reader.take(tag) || !reader.take(inner)) {
+            return false;
+        }
+        out.vlan = tag & vlan_mask;
+        out.ethertype = inner;
+    }
+    out.rest = reader.rest();
+    return true;
+}
+
 } // namespace
 
 ibv_gid mapped(const std::array<uint8_t, 4>& v4)
@@ -115,29 +137,11 @@ uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
     return crc32_gzip_refl(crc, rest.data() + sizeof(Bth), rest.size() - sizeof(Bth));
 }
 
-bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
+std::expected<Layer3, ParseError> parse_network(std::span<const uint8_t> frame, Layer2& l2)
 {
-    Reader reader(frame);
-    if (!reader.take(out.ethernet)) {
-        return false;
+    if (!parse_ethernet(frame, l2)) {
+        return std::unexpected(ParseError::not_roce);
     }
-    out.vlan = no_vlan;
-    out.ethertype = out.ethernet.ethertype;
-    if (out.ethertype == ethertype_vlan) {
-        be16 tag;
-        be16 inner;
-        if (!reader.take(tag) || !reader.take(inner)) {
-            return false;
-        }
-        out.vlan = tag & vlan_mask;
-        out.ethertype = inner;
-    }
-    out.rest = reader.rest();
-    return true;
-}
-
-std::expected<Layer3, ParseError> parse_network(const Layer2& l2)
-{
     switch (l2.ethertype) {
     case ethertype_ipv4:
         return parse_ipv4(l2.rest);
@@ -153,10 +157,7 @@ std::expected<Layer3, ParseError> parse_network(const Layer2& l2)
 std::expected<ibv_gid, ParseError> peek_destination(std::span<const uint8_t> frame)
 {
     Layer2 l2;
-    if (!parse_ethernet(frame, l2)) {
-        return std::unexpected(ParseError::not_roce);
-    }
-    auto l3 = parse_network(l2);
+    auto l3 = parse_network(frame, l2);
     if (!l3) {
         return std::unexpected(l3.error());
     }

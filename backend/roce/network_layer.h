@@ -53,9 +53,6 @@ struct Layer2 {
     std::span<const uint8_t> rest;
 };
 
-// False where the frame is too short.
-bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out);
-
 // The network layer of a frame: which headers, where BTH starts.
 struct Layer3 {
     NetworkType network;
@@ -66,7 +63,8 @@ struct Layer3 {
     std::span<const uint8_t> transport; // BTH up to and with the ICRC
 };
 
-std::expected<Layer3, ParseError> parse_network(const Layer2& l2);
+// Both layers of a frame.
+std::expected<Layer3, ParseError> parse_network(std::span<const uint8_t> frame, Layer2& l2);
 
 // The ICRC (A17.3.3) over the headers from the IP header on, with what routers
 // may change set to ones, behind eight bytes of ones that stand for the LRH.

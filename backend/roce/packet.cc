@@ -155,10 +155,7 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
                                         std::span<uint8_t, grh_size> scratch)
 {
     Layer2 l2;
-    if (!parse_ethernet(frame, l2)) {
-        return std::unexpected(ParseError::not_roce);
-    }
-    auto l3 = parse_network(l2);
+    auto l3 = parse_network(frame, l2);
     if (!l3) {
         return std::unexpected(l3.error());
     }

@@ -18,15 +18,15 @@ void Responder::execute(QueuePair& qp, const Packet& packet)
     bool write = is_write(op);
     static constexpr Refusal invalid{aeth_nak_invalid_request, IBV_WC_REM_INV_REQ_ERR,
                                      IBV_EVENT_QP_REQ_ERR};
-    // 9.7.4.1.2: first, middle, last in order, one message at a time.
+    // 9.7.4.1.2: an operation that there is; first, middle, last in order, one message at a time.
+    if (packet.is_invalid) {
+        refuse(qp, invalid);
+        return;
+    }
     bool expected = resp.message == Message::none
                         ? ((!send && !write) || starts_message(op))
                         : (send && resp.message == Message::send && !starts_message(op)) ||
                               (write && resp.message == Message::write && !starts_message(op));
-    if (packet.is_invalid) {
-        refuse(qp, invalid); // 9.7.4.1.2
-        return;
-    }
     if (!expected) {
         if (!qp.is_reliable() && starts_message(op)) {
             resp.message = Message::none; // UC: the earlier message is lost
