@@ -353,6 +353,9 @@ void PeerChannel::bury()
 // Of the connections of this device's that nothing waits for, so many are kept.
 void PeerChannel::drop_idle(size_t most)
 {
+    if (_outgoing.size() <= most) {
+        return;
+    }
     std::vector<Connection*> idle;
     for (const auto& [name, number] : _outgoing) {
         Connection& connection = *_connections.at(number);
