@@ -3,6 +3,9 @@
 // Requests as tests post them to a backend.
 #pragma once
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "backend.h"
 
 namespace rdma::test {
@@ -32,6 +35,24 @@ inline RecvRequest recv_request(uint64_t wr_id, uint64_t address, uint32_t lengt
     request.wr_id = wr_id;
     request.num_sge = 1;
     request.sge[0] = {address, length, lkey};
+    return request;
+}
+
+// The fast registration of pages, the first of which has iova.
+inline SendRequest fast_registration(uint64_t wr_id, uint32_t key, uint64_t iova, uint32_t length,
+                                     std::initializer_list<uint64_t> pages, int access,
+                                     unsigned flags = IBV_SEND_SIGNALED)
+{
+    SendRequest request;
+    request.opcode = wr_fast_reg;
+    request.wr.wr_id = wr_id;
+    request.wr.send_flags = flags;
+    request.fast_reg.iova = iova;
+    request.fast_reg.length = length;
+    request.fast_reg.key = key;
+    request.fast_reg.access = access;
+    request.fast_reg.num_pages = static_cast<uint32_t>(pages.size());
+    std::ranges::copy(pages, request.fast_reg.pages.begin());
     return request;
 }
 

@@ -40,13 +40,6 @@ struct CqOverrun : testing::Test {
         network.ring(a, qp.id);
         EXPECT_TRUE(network.settle());
     }
-    ibv_qp_state state_of(QpNumbers qp)
-    {
-        ibv_qp_attr attr{};
-        Mac dmac;
-        EXPECT_EQ(a.engine.query_qp(qp.id, attr, dmac), 0);
-        return attr.qp_state;
-    }
     size_t fatal_events(QpNumbers qp)
     {
         return static_cast<size_t>(std::ranges::count_if(a.events, [&](const Event& event) {
@@ -62,10 +55,10 @@ TEST_F(CqOverrun, moves_every_qp_of_the_queue_to_the_error_state)
     QpNumbers fresh = a.create_qp(IBV_QPT_RC); // in RESET: nothing to lose
     a.overrun_cq = a.cq;
     write(sends);
-    EXPECT_EQ(state_of(sends), IBV_QPS_ERR);
-    EXPECT_EQ(state_of(receives), IBV_QPS_ERR);
-    EXPECT_EQ(state_of(neither), IBV_QPS_RTS);
-    EXPECT_EQ(state_of(fresh), IBV_QPS_RESET);
+    EXPECT_EQ(a.state_of(sends), IBV_QPS_ERR);
+    EXPECT_EQ(a.state_of(receives), IBV_QPS_ERR);
+    EXPECT_EQ(a.state_of(neither), IBV_QPS_RTS);
+    EXPECT_EQ(a.state_of(fresh), IBV_QPS_RESET);
     EXPECT_EQ(fatal_events(sends), 1u);
     EXPECT_EQ(fatal_events(receives), 1u);
     EXPECT_EQ(fatal_events(neither), 0u);
@@ -90,7 +83,7 @@ TEST_F(CqOverrun, fails_a_qp_that_is_connected_later_as_well)
     write(connected(a.cq, a.cq));
     QpNumbers later = connected(a.cq, a.cq);
     write(later);
-    EXPECT_EQ(state_of(later), IBV_QPS_ERR);
+    EXPECT_EQ(a.state_of(later), IBV_QPS_ERR);
     EXPECT_EQ(fatal_events(later), 1u);
 }
 
@@ -138,7 +131,7 @@ struct CqOverrunOfMany : CqOverrun {
     size_t failed()
     {
         return static_cast<size_t>(std::ranges::count_if(
-            qps, [&](QpNumbers qp) { return state_of(qp) == IBV_QPS_ERR; }));
+            qps, [&](QpNumbers qp) { return a.state_of(qp) == IBV_QPS_ERR; }));
     }
     void run_to_the_end()
     {
@@ -201,7 +194,7 @@ TEST_F(CqOverrunOfMany, leaves_no_trace_of_what_is_destroyed_meanwhile)
     for (int i = 0; i < 10; ++i) {
         a.engine.run(network.now, 64);
     }
-    EXPECT_EQ(state_of(qp), IBV_QPS_RTS);
+    EXPECT_EQ(a.state_of(qp), IBV_QPS_RTS);
     EXPECT_FALSE(a.engine.has_work());
 }
 

@@ -147,6 +147,17 @@ public:
         return engine.reg_mr(init).value();
     }
 
+    // Empty until a fast registration.
+    MrKeys fast_reg_region(uint32_t pages, int access)
+    {
+        MrInit init;
+        init.kind = MrInit::Kind::fast_reg;
+        init.pd = pd;
+        init.access = access;
+        init.max_pages = pages;
+        return engine.reg_mr(init).value();
+    }
+
     QpInit qp_init(ibv_qp_type type, uint32_t depth = 128) const
     {
         QpInit init;
@@ -161,10 +172,25 @@ public:
         return engine.create_qp(qp_init(type, depth)).value();
     }
 
+    ibv_qp_state state_of(QpNumbers qp)
+    {
+        ibv_qp_attr attr{};
+        Mac dmac;
+        EXPECT_EQ(engine.query_qp(qp.id, attr, dmac), 0);
+        return attr.qp_state;
+    }
+
     std::byte* at(uint64_t address) { return ram.data() + (address - ram_base); }
 
     // The completions since the last call.
     std::vector<Completion> take_completions() { return std::exchange(completions, {}); }
+    // The status of the only one since then.
+    ibv_wc_status only_status()
+    {
+        auto done = take_completions();
+        EXPECT_EQ(done.size(), 1u);
+        return done.empty() ? IBV_WC_GENERAL_ERR : done[0].wc.status;
+    }
 
     uint8_t number;
     Limits limits;
@@ -369,6 +395,16 @@ struct Connection {
     uint8_t hop_limit = 64;
     uint8_t sl = 0;
 };
+
+// Carries a request out; its status.
+inline ibv_wc_status carry_out(Network& network, Node& node, QpNumbers qp,
+                               const SendRequest& request)
+{
+    node.send_queues[qp.id].push_back(request);
+    network.ring(node, qp.id);
+    EXPECT_TRUE(network.settle());
+    return node.only_status();
+}
 
 // Brings one end of a connection to RTS (or as far as c says).
 inline void connect_end(Node& node, QpNumbers qp, Node& peer, QpNumbers peer_qp, bool reliable,

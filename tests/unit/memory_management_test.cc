@@ -22,7 +22,7 @@ struct MemoryManagement : testing::Test {
     Network network;
     MrKeys ka = a.register_ram();
     QpNumbers qa = a.create_qp(IBV_QPT_RC), qb = b.create_qp(IBV_QPT_RC);
-    MrKeys region = fast_reg_region(b, 2);
+    MrKeys region = b.fast_reg_region(2, all_access);
 
     void SetUp() override
     {
@@ -33,29 +33,9 @@ struct MemoryManagement : testing::Test {
             *(a.at(a_buffer) + i) = static_cast<std::byte>(i * 13 + i / 256 + 1);
         }
     }
-    static MrKeys fast_reg_region(Node& node, uint32_t pages)
-    {
-        MrInit init;
-        init.kind = MrInit::Kind::fast_reg;
-        init.pd = node.pd;
-        init.access = all_access;
-        init.max_pages = pages;
-        return node.engine.reg_mr(init).value();
-    }
     static SendRequest registration(uint32_t key, int access = all_access)
     {
-        SendRequest request;
-        request.opcode = wr_fast_reg;
-        request.wr.wr_id = 100;
-        request.wr.send_flags = IBV_SEND_SIGNALED;
-        request.fast_reg.iova = iova;
-        request.fast_reg.length = length;
-        request.fast_reg.key = key;
-        request.fast_reg.access = access;
-        request.fast_reg.num_pages = 2;
-        request.fast_reg.pages[0] = first_page;
-        request.fast_reg.pages[1] = second_page;
-        return request;
+        return fast_registration(100, key, iova, length, {first_page, second_page}, access);
     }
     static SendRequest invalidation(uint32_t key)
     {
@@ -66,15 +46,9 @@ struct MemoryManagement : testing::Test {
         request.wr.invalidate_rkey = key;
         return request;
     }
-    // Carries a request out; its status.
     ibv_wc_status carry_out(Node& node, QpNumbers qp, const SendRequest& request)
     {
-        node.send_queues[qp.id].push_back(request);
-        network.ring(node, qp.id);
-        EXPECT_TRUE(network.settle());
-        auto done = node.take_completions();
-        EXPECT_EQ(done.size(), 1u);
-        return done.empty() ? IBV_WC_GENERAL_ERR : done[0].wc.status;
+        return test::carry_out(network, node, qp, request);
     }
     ibv_wc_status at_b(const SendRequest& request) { return carry_out(b, qb, request); }
     ibv_wc_status write_from_a(uint32_t rkey, uint64_t to = iova, uint32_t size = length)
@@ -191,7 +165,7 @@ TEST_F(MemoryManagement, bad_invalidations_fail)
 
 TEST_F(MemoryManagement, an_invalidation_waits_for_what_was_posted_before_it)
 {
-    MrKeys ra = fast_reg_region(a, 2);
+    MrKeys ra = a.fast_reg_region(2, all_access);
     SendRequest reg = registration(ra.lkey);
     std::memcpy(a.at(first_page + 0x800), a.at(a_buffer), 0x800);
     std::memcpy(a.at(second_page), a.at(a_buffer + 0x800), 0x800);
@@ -216,7 +190,7 @@ TEST_F(MemoryManagement, an_invalidation_waits_for_what_was_posted_before_it)
 TEST_F(MemoryManagement, the_longest_page_list_is_served)
 {
     constexpr uint32_t pages = 128;
-    MrKeys large = fast_reg_region(b, pages);
+    MrKeys large = b.fast_reg_region(pages, all_access);
     SendRequest request = registration(large.rkey);
     request.fast_reg.iova = iova & ~0xfffull;
     request.fast_reg.length = pages * page_size;
@@ -290,7 +264,7 @@ TEST_F(MemoryManagement, a_region_belongs_to_its_protection_domain)
 {
     uint32_t other = b.engine.alloc_pd().value();
     std::swap(b.pd, other);
-    MrKeys foreign = fast_reg_region(b, 2);
+    MrKeys foreign = b.fast_reg_region(2, all_access);
     std::swap(b.pd, other);
     EXPECT_EQ(at_b(registration(foreign.rkey)), IBV_WC_MW_BIND_ERR);
 }

@@ -42,12 +42,6 @@ struct ReliableConnection : testing::Test {
     {
         return std::memcmp(a.at(from), b.at(to), n) == 0;
     }
-    ibv_wc_status only_status(Node& node)
-    {
-        auto done = node.take_completions();
-        EXPECT_EQ(done.size(), 1u);
-        return done.empty() ? IBV_WC_GENERAL_ERR : done[0].wc.status;
-    }
     // Loses the nth frame (from 0) that a node sends.
     void lose_nth(Node& from, int n)
     {

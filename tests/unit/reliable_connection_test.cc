@@ -15,7 +15,7 @@ TEST_F(ReliableConnection, a_write_of_every_size_arrives)
         std::memset(b.at(b_buffer), 0, 0x100000 + 1);
         post(send_request(IBV_WR_RDMA_WRITE, size, a_buffer, size, ka.lkey, b_buffer, kb.rkey));
         ASSERT_TRUE(network.settle());
-        EXPECT_EQ(only_status(a), IBV_WC_SUCCESS) << size;
+        EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS) << size;
         EXPECT_TRUE(same(a_buffer, b_buffer, size)) << size;
         EXPECT_EQ(*(b.at(b_buffer) + size), std::byte{0}) << size;
     }
@@ -31,7 +31,7 @@ TEST_F(ReliableConnection, a_send_with_immediate_completes_at_both_ends)
     request.wr.send_flags |= IBV_SEND_SOLICITED;
     post(request);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     auto done = b.take_completions();
     ASSERT_EQ(done.size(), 1u);
     EXPECT_EQ(done[0].wc.opcode, IBV_WC_RECV);
@@ -52,7 +52,7 @@ TEST_F(ReliableConnection, a_read_of_every_size_comes_back)
         post(send_request(IBV_WR_RDMA_READ, size, a_buffer + 0x200000, size, ka.lkey, b_buffer,
                           kb.rkey));
         ASSERT_TRUE(network.settle());
-        EXPECT_EQ(only_status(a), IBV_WC_SUCCESS) << size;
+        EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS) << size;
         EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, size)) << size;
         EXPECT_EQ(*(a.at(a_buffer + 0x200000) + size), std::byte{0});
     }
@@ -91,7 +91,7 @@ TEST_F(ReliableConnection, a_duplicate_atomic_is_answered_from_the_record)
     std::memset(b.at(b_buffer), 0, 8);
     post(add);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     uint64_t now;
     std::memcpy(&now, b.at(b_buffer), 8);
     EXPECT_EQ(now, 1u);
@@ -105,7 +105,7 @@ TEST_F(ReliableConnection, a_lost_request_packet_is_nakked_once_and_sent_again)
     lose_nth(a, 3);
     post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 20 * 1024, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer, b_buffer, 20 * 1024));
     EXPECT_EQ(b.stats.sequence_naks_sent, 1u);
     EXPECT_EQ(a.stats.sequence_naks_received, 1u);
@@ -118,7 +118,7 @@ TEST_F(ReliableConnection, a_lost_last_packet_is_sent_again_after_the_timeout)
     lose_nth(a, 0);
     post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 100, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_EQ(a.stats.timeouts, 1u);
     EXPECT_GE(network.now, ack_timeout_ns(8));
 }
@@ -131,7 +131,7 @@ TEST_F(ReliableConnection, a_lost_read_response_is_asked_for_again)
     post(send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, 16 * 1024, ka.lkey, b_buffer,
                       kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, 16 * 1024));
     EXPECT_EQ(a.stats.implied_naks, 1u);
     EXPECT_EQ(a.stats.timeouts, 0u);
@@ -170,7 +170,7 @@ TEST_F(ReliableConnection, forged_acknowledgements_of_a_read_cost_one_request_fo
     post(
         send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, length, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, length));
     EXPECT_GT(a.stats.implied_naks, 0u);
     EXPECT_LE(requests, 1 + packets);
@@ -187,8 +187,8 @@ TEST_F(ReliableConnection, without_a_receive_the_sender_waits_as_the_rnr_nak_say
     ASSERT_FALSE(network.settle(1'000'000)); // still waiting after 1 ms
     post_recv(1, b_buffer, 100);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
-    EXPECT_EQ(only_status(b), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
+    EXPECT_EQ(b.only_status(), IBV_WC_SUCCESS);
     EXPECT_EQ(b.stats.rnr_naks_sent, 1u);
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
@@ -200,7 +200,7 @@ TEST_F(ReliableConnection, rnr_retries_run_out)
     connect_up(c);
     post(send_request(IBV_WR_SEND, 1, a_buffer, 100, ka.lkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_RNR_RETRY_EXC_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_RNR_RETRY_EXC_ERR);
     EXPECT_EQ(b.stats.rnr_naks_sent, 3u);
 }
 
@@ -212,7 +212,7 @@ TEST_F(ReliableConnection, retries_run_out_when_nobody_answers)
     network.faults.lose = 1;
     post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 100, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_RETRY_EXC_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_RETRY_EXC_ERR);
     EXPECT_EQ(a.stats.timeouts, 4u);
     EXPECT_GE(network.now, 4 * ack_timeout_ns(8));
 }
@@ -232,7 +232,7 @@ TEST_F(ReliableConnection, retries_are_not_spent_while_there_is_no_turn_to_send)
     }
     network.now = 10 * ack_timeout_ns(8);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_EQ(a.stats.timeouts, 1u);
 }
 
@@ -258,7 +258,7 @@ TEST_F(ReliableConnection, retries_are_not_spent_while_the_first_answer_to_a_rea
     std::memcpy(b.at(b_buffer), a.at(a_buffer), size);
     post(send_request(IBV_WR_RDMA_READ, 1, a_buffer + 0x200000, size, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer + 0x200000, b_buffer, size));
     EXPECT_EQ(a.stats.implied_naks, 1u);
     EXPECT_EQ(a.stats.timeouts, 0u);
@@ -289,7 +289,7 @@ TEST_F(ReliableConnection, after_an_error_the_rest_is_flushed_in_order)
     EXPECT_EQ(b.events[0].type, IBV_EVENT_QP_ACCESS_ERR);
     // What is posted now is flushed at once.
     post(send_request(IBV_WR_SEND, 4, a_buffer, 8, ka.lkey));
-    EXPECT_EQ(only_status(a), IBV_WC_WR_FLUSH_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_WR_FLUSH_ERR);
 }
 
 struct RemoteFault {
@@ -313,7 +313,7 @@ TEST_P(RemoteAccess, is_checked)
     post(send_request(fault.opcode, 1, a_buffer, fault.length, ka.lkey, ram_base + fault.offset,
                       kb.rkey + fault.bad_key));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), fault.expected);
+    EXPECT_EQ(a.only_status(), fault.expected);
     EXPECT_EQ(b.stats.error_naks_sent, 1u);
 }
 
@@ -346,7 +346,7 @@ TEST_F(ReliableConnection, a_bad_local_key_fails_at_its_turn_and_sends_nothing)
     connect_up();
     post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 8, ka.lkey + 1, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_LOC_PROT_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_LOC_PROT_ERR);
     EXPECT_EQ(a.stats.tx_packets, 0u);
 }
 
@@ -356,8 +356,8 @@ TEST_F(ReliableConnection, a_message_longer_than_the_receive_buffer_fails_at_bot
     post_recv(3, b_buffer, 2000);
     post(send_request(IBV_WR_SEND, 1, a_buffer, 5000, ka.lkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_REM_INV_REQ_ERR);
-    EXPECT_EQ(only_status(b), IBV_WC_LOC_LEN_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_REM_INV_REQ_ERR);
+    EXPECT_EQ(b.only_status(), IBV_WC_LOC_LEN_ERR);
 }
 
 TEST_F(ReliableConnection, a_receive_with_a_bad_key_fails_at_both_ends)
@@ -366,8 +366,8 @@ TEST_F(ReliableConnection, a_receive_with_a_bad_key_fails_at_both_ends)
     b.recv_queues[qb.id].push_back(recv_request(3, b_buffer, 2000, kb.lkey + 1));
     post(send_request(IBV_WR_SEND, 1, a_buffer, 500, ka.lkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_REM_OP_ERR);
-    EXPECT_EQ(only_status(b), IBV_WC_LOC_PROT_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_REM_OP_ERR);
+    EXPECT_EQ(b.only_status(), IBV_WC_LOC_PROT_ERR);
 }
 
 TEST_F(ReliableConnection, small_messages_share_acknowledgements)
@@ -394,7 +394,7 @@ TEST_F(ReliableConnection, psns_wrap)
     connect_up(c);
     post(send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 64 * 1024, ka.lkey, b_buffer, kb.rkey));
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
     EXPECT_TRUE(same(a_buffer, b_buffer, 64 * 1024));
 }
 
@@ -416,8 +416,8 @@ TEST_F(ReliableConnection, scattered_entries_at_odd_places_are_put_together)
     b.recv_queues[qb.id].push_back(receive);
     post(request);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
-    EXPECT_EQ(only_status(b), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
+    EXPECT_EQ(b.only_status(), IBV_WC_SUCCESS);
     size_t at = 0;
     for (uint32_t i = 0; i < 16 && at < expected.size(); ++i) {
         size_t n = std::min<size_t>(receive.sge[i].length, expected.size() - at);
@@ -458,7 +458,7 @@ TEST_F(ReliableConnection, a_draining_queue_takes_nothing_new_until_it_is_resume
     attr.qp_state = IBV_QPS_RTS;
     ASSERT_EQ(a.engine.modify_qp(qa.id, attr, IBV_QP_STATE, {}), 0);
     ASSERT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
 }
 
 TEST_F(ReliableConnection, packets_of_a_stranger_are_dropped)

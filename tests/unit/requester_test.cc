@@ -18,28 +18,11 @@ struct Requesting : ReliableConnection {
     {
         return send_request(IBV_WR_RDMA_READ, wr_id, a_buffer, length, ka.lkey, b_buffer, kb.rkey);
     }
-    static MrKeys fast_reg_region(Node& node)
-    {
-        MrInit init;
-        init.kind = MrInit::Kind::fast_reg;
-        init.pd = node.pd;
-        init.access = IBV_ACCESS_LOCAL_WRITE;
-        init.max_pages = 1;
-        return node.engine.reg_mr(init).value();
-    }
+    uint32_t fast_reg_key() { return a.fast_reg_region(1, IBV_ACCESS_LOCAL_WRITE).lkey; }
     static SendRequest registration(uint64_t wr_id, uint32_t key, unsigned flags = 0)
     {
-        SendRequest request;
-        request.opcode = wr_fast_reg;
-        request.wr.wr_id = wr_id;
-        request.wr.send_flags = flags;
-        request.fast_reg.iova = a_buffer;
-        request.fast_reg.length = page_size;
-        request.fast_reg.key = key;
-        request.fast_reg.access = IBV_ACCESS_LOCAL_WRITE;
-        request.fast_reg.num_pages = 1;
-        request.fast_reg.pages[0] = a_buffer;
-        return request;
+        return fast_registration(wr_id, key, a_buffer, page_size, {a_buffer}, IBV_ACCESS_LOCAL_WRITE,
+                                 flags);
     }
     // A region whose pages are no RAM: requests from it fail when they are sent.
     MrKeys region_without_ram(uint32_t pages)
@@ -55,6 +38,17 @@ struct Requesting : ReliableConnection {
         init.length = pages * page_size;
         init.pages = gpas;
         return a.engine.reg_mr(init).value();
+    }
+    // A write and one that fails are posted together.
+    void expect_acknowledged_before(const SendRequest& failing)
+    {
+        a.send_queues[qa.id] = {write(1), failing};
+        network.ring(a, qa.id);
+        EXPECT_TRUE(network.settle());
+        auto done = a.take_completions();
+        ASSERT_EQ(done.size(), 2u);
+        EXPECT_EQ(done[0].wc.status, IBV_WC_SUCCESS);
+        EXPECT_EQ(done[1].wc.status, IBV_WC_LOC_PROT_ERR);
     }
     int modify(ibv_qp_state state, const ibv_qp_attr& given, int mask)
     {
@@ -84,7 +78,7 @@ TEST_F(Requesting, local_operations_are_no_sign_of_the_peer)
     network.faults.lose = 1;
     post(write(1));
     for (uint64_t i = 0; i < 20; ++i) {
-        post(registration(100 + i, fast_reg_region(a).lkey));
+        post(registration(100 + i, fast_reg_key()));
         network.settle(ms / 2);
     }
     EXPECT_EQ(a.stats.timeouts, 4u);
@@ -104,7 +98,7 @@ TEST_F(Requesting, retry_counters_changed_while_drained_hold_at_once)
     ASSERT_EQ(modify(IBV_QPS_RTS, {}, 0), 0);
     post(send_request(IBV_WR_SEND, 1, a_buffer, 8, ka.lkey)); // no receive
     EXPECT_TRUE(network.settle());
-    EXPECT_EQ(only_status(a), IBV_WC_RNR_RETRY_EXC_ERR);
+    EXPECT_EQ(a.only_status(), IBV_WC_RNR_RETRY_EXC_ERR);
     EXPECT_EQ(a.stats.rnr_naks_received, 4u);
 }
 
@@ -114,13 +108,7 @@ TEST_F(Requesting, a_request_before_one_that_fails_is_acknowledged)
     connect_up({.timeout = 0});
     auto failing = write(2);
     failing.sge[0].lkey = region_without_ram(1).lkey;
-    a.send_queues[qa.id] = {write(1), failing};
-    network.ring(a, qa.id);
-    EXPECT_TRUE(network.settle());
-    auto done = a.take_completions();
-    ASSERT_EQ(done.size(), 2u);
-    EXPECT_EQ(done[0].wc.status, IBV_WC_SUCCESS);
-    EXPECT_EQ(done[1].wc.status, IBV_WC_LOC_PROT_ERR);
+    expect_acknowledged_before(failing);
 }
 
 TEST_F(Requesting, a_request_before_one_that_fails_in_its_middle_is_acknowledged)
@@ -130,13 +118,7 @@ TEST_F(Requesting, a_request_before_one_that_fails_in_its_middle_is_acknowledged
     failing.wr.num_sge = 2;
     failing.sge[0].length = 1500;
     failing.sge[1] = {a_buffer, 500, region_without_ram(1).lkey};
-    a.send_queues[qa.id] = {write(1), failing};
-    network.ring(a, qa.id);
-    EXPECT_TRUE(network.settle());
-    auto done = a.take_completions();
-    ASSERT_EQ(done.size(), 2u);
-    EXPECT_EQ(done[0].wc.status, IBV_WC_SUCCESS);
-    EXPECT_EQ(done[1].wc.status, IBV_WC_LOC_PROT_ERR);
+    expect_acknowledged_before(failing);
 }
 
 TEST_F(Requesting, a_request_before_a_registration_that_fails_is_acknowledged)
@@ -191,7 +173,7 @@ TEST_P(LocalOperations, are_carried_out_once_and_in_order)
 {
     connect_up({.timeout = 8, .rnr_retry = 7});
     network.faults = {.lose = GetParam(), .repeat = GetParam(), .reorder = GetParam()};
-    uint32_t key = fast_reg_region(a).lkey;
+    uint32_t key = fast_reg_key();
     for (uint32_t i = 0; i < 200; ++i) {
         key = (key & ~0xffu) | ((key + 1) & 0xff);
         post_recv(i, b_buffer + 0x80000, 64);
@@ -237,7 +219,7 @@ TEST_P(RnrPause, is_as_long_as_asked_and_spends_no_retry)
     EXPECT_EQ(b.stats.rnr_naks_sent, 1u) << "it sends again too early";
     post_recv(1, b_buffer, 8);
     network.settle(10'000);
-    EXPECT_EQ(only_status(a), IBV_WC_SUCCESS) << "it sends again too late";
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS) << "it sends again too late";
     EXPECT_TRUE(network.settle());
     EXPECT_EQ(a.stats.timeouts, 0u);
     EXPECT_EQ(b.stats.rnr_naks_sent, 1u);

@@ -25,19 +25,7 @@ struct UnreliableConnection : testing::Test {
     }
     ibv_wc_status carry_out(Node& node, QpNumbers qp, const SendRequest& request)
     {
-        node.send_queues[qp.id].push_back(request);
-        network.ring(node, qp.id);
-        EXPECT_TRUE(network.settle());
-        auto done = node.take_completions();
-        EXPECT_EQ(done.size(), 1u);
-        return done.empty() ? IBV_WC_GENERAL_ERR : done[0].wc.status;
-    }
-    ibv_qp_state state_of(Node& node, QpNumbers qp)
-    {
-        ibv_qp_attr attr{};
-        Mac dmac;
-        EXPECT_EQ(node.engine.query_qp(qp.id, attr, dmac), 0);
-        return attr.qp_state;
+        return test::carry_out(network, node, qp, request);
     }
     void resume()
     {
@@ -55,7 +43,7 @@ TEST_F(UnreliableConnection, a_send_error_leaves_the_receive_queue_alone)
 {
     post_recv(a, qa, ka.lkey);
     EXPECT_EQ(carry_out(a, qa, send(ka.lkey + 1)), IBV_WC_LOC_PROT_ERR);
-    EXPECT_EQ(state_of(a, qa), IBV_QPS_SQE);
+    EXPECT_EQ(a.state_of(qa), IBV_QPS_SQE);
     EXPECT_EQ(carry_out(a, qa, send(ka.lkey)), IBV_WC_WR_FLUSH_ERR);
     EXPECT_EQ(carry_out(b, qb, send(kb.lkey)), IBV_WC_SUCCESS);
     auto received = a.take_completions();
@@ -72,7 +60,7 @@ TEST_F(UnreliableConnection, an_operation_that_it_does_not_have_stops_the_send_q
     EXPECT_EQ(carry_out(a, qa, send_request(IBV_WR_RDMA_READ, 1, a_buffer, 8, ka.lkey, b_buffer,
                                             kb.rkey)),
               IBV_WC_LOC_QP_OP_ERR);
-    EXPECT_EQ(state_of(a, qa), IBV_QPS_SQE);
+    EXPECT_EQ(a.state_of(qa), IBV_QPS_SQE);
 }
 
 // The first page is RAM and the others are not.
@@ -88,7 +76,7 @@ TEST_F(UnreliableConnection, goes_on_after_a_message_that_failed_in_its_middle)
     MrKeys holes = a.engine.reg_mr(init).value();
     post_recv(b, qb, kb.lkey);
     EXPECT_EQ(carry_out(a, qa, send(holes.lkey, 3 * page_size)), IBV_WC_LOC_PROT_ERR);
-    EXPECT_EQ(state_of(a, qa), IBV_QPS_SQE);
+    EXPECT_EQ(a.state_of(qa), IBV_QPS_SQE);
     EXPECT_TRUE(b.take_completions().empty());
     resume();
     a.migrate(network.now); // a state that can be loaded
