@@ -21,8 +21,6 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/qemu-rdma
 python=/usr/bin/python3
 jobs=$(nproc)
 
-mkdir -p "$cache/log" "$cache/lock"
-
 # say WORDS...: one line of progress.
 say() { printf '[%3ds] %s\n' "$SECONDS" "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -35,6 +33,7 @@ show_help() { sed -n '3,/^$/s/^#[[:blank:]]\{0,1\}//p' "$1"; }
 run_logged() {
     local name=$1 log=$cache/log/$1.log
     shift
+    mkdir -p "$cache/log"
     if ! ("$@") >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         die "$name failed; the whole log is in $log"
@@ -45,6 +44,7 @@ run_logged() {
 with_lock() {
     local name=$1
     shift
+    mkdir -p "$cache/lock"
     exec 9>"$cache/lock/$name"
     flock 9
     "$@"
