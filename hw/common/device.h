@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -42,6 +43,17 @@ public:
     virtual void fail() = 0;
     virtual uint32_t bar_read(unsigned bar, uint64_t offset, unsigned size) = 0;
     virtual void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) = 0;
+    // See rdma_device.h, whose functions of these names lead here. A kind of device that has its own control channel leaves them as they are.
+    virtual int64_t command(uint64_t /*tag*/, std::span<const uint8_t> /*request*/,
+                            std::span<uint8_t> /*reply*/)
+    {
+        return 0;
+    }
+    virtual size_t take_reply(uint64_t& /*tag*/, std::span<uint8_t> /*reply*/) { return 0; }
+    virtual size_t take_event(unsigned /*queue*/, std::span<uint8_t> /*event*/) { return 0; }
+    virtual uint64_t offered_features() const { return 0; }
+    virtual void set_features(uint64_t /*features*/) {}
+    virtual void set_event_queues(uint32_t /*queues*/) {}
     // The NIC's carrier has changed: port events.
     virtual void link_changed() = 0;
     virtual ObjectCounts object_counts() const = 0;

@@ -461,6 +461,46 @@ void rdma_device_bar_write(RdmaDevice* device, unsigned bar, uint64_t offset, ui
     });
 }
 
+int64_t rdma_device_command(RdmaDevice* device, uint64_t tag, const uint8_t* request, size_t size,
+                            uint8_t* reply, size_t room)
+{
+    int64_t written = 0;
+    access_bar(device, [&] {
+        written = device->model->command(tag, {request, size}, {reply, room});
+        device->runner->run_if_needed();
+    });
+    return written;
+}
+
+size_t rdma_device_take_reply(RdmaDevice* device, uint64_t* tag, uint8_t* reply)
+{
+    size_t size = 0;
+    enter(device, [&](Call&) { size = device->model->take_reply(*tag, {reply, RDMA_MAX_REPLY}); });
+    return size;
+}
+
+size_t rdma_device_take_event(RdmaDevice* device, unsigned queue, uint8_t* event)
+{
+    size_t size = 0;
+    enter(device, [&](Call&) { size = device->model->take_event(queue, {event, RDMA_MAX_REPLY}); });
+    return size;
+}
+
+uint64_t rdma_device_offered_features(RdmaDevice* device)
+{
+    return device->model->offered_features();
+}
+
+void rdma_device_set_features(RdmaDevice* device, uint64_t features)
+{
+    enter(device, [&](Call&) { device->model->set_features(features); });
+}
+
+void rdma_device_set_event_queues(RdmaDevice* device, uint32_t queues)
+{
+    enter(device, [&](Call&) { device->model->set_event_queues(queues); });
+}
+
 // change(memory). Where there is no memory for that, nothing of the old table is used.
 template <typename Change>
 static void change_memory(RdmaDevice* device, Change&& change)

@@ -49,6 +49,38 @@ uint64_t rdma_device_bar_read(RdmaDevice *device, unsigned bar, uint64_t offset,
 void rdma_device_bar_write(RdmaDevice *device, unsigned bar, uint64_t offset, uint64_t value,
                            unsigned size);
 
+/*
+ * Kinds of devices whose control channel and events are queues that the host serves, such as
+ * virtqueues.
+ */
+/* Bytes that no reply and no event has more of. */
+#define RDMA_MAX_REPLY 256u
+/*
+ * Carries out a command that the guest has sent. request: a copy. room: bytes that the guest has
+ * room for; no more are written to reply. Returns the number of bytes written, or -EINPROGRESS:
+ * rdma_device_take_reply() gives the reply, with this tag, once raise_irq has named vector 0.
+ */
+int64_t rdma_device_command(RdmaDevice *device, uint64_t tag, const uint8_t *request, size_t size,
+                            uint8_t *reply, size_t room);
+/*
+ * The oldest reply that rdma_device_command() has left out, with the tag that it was given.
+ * Returns its bytes, RDMA_MAX_REPLY at most and no more than the command had room for; 0: there
+ * is none.
+ */
+size_t rdma_device_take_reply(RdmaDevice *device, uint64_t *tag, uint8_t *reply);
+/*
+ * The oldest event of an event queue, to be called when the guest has a buffer for one. Queue 1
+ * has the asynchronous events; from 2 on come the completion vectors. raise_irq names the queue
+ * when it is no longer empty. Returns its bytes, RDMA_MAX_REPLY at most; 0: there is none.
+ */
+size_t rdma_device_take_event(RdmaDevice *device, unsigned queue, uint8_t *event);
+/* Feature bits, numbered as the kind of device has it: what it offers with this backend, and what
+ * the driver has accepted of them. None are accepted after creation and after a reset. */
+uint64_t rdma_device_offered_features(RdmaDevice *device);
+void rdma_device_set_features(RdmaDevice *device, uint64_t features);
+/* Which event queues the driver has set up: bit n is queue n. None after a reset. */
+void rdma_device_set_event_queues(RdmaDevice *device, uint32_t queues);
+
 /* Replace the table of guest memory. The array is copied. */
 void rdma_device_set_memory(RdmaDevice *device, const RdmaMemoryRegion *regions, size_t count);
 /* translate: behind a virtual IOMMU; NULL, as at creation: nothing is translated, and nothing may
