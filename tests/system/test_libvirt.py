@@ -61,6 +61,17 @@ def test_virsh_migrate(fabric, daemons):
     stream.end()
 
 
+def test_virsh_save_and_restore(fabric, tmp_path):
+    """A guest wakes in another QEMU with what it had, and its device works."""
+    node = fabric.nodes[0]
+    before = identity(node)
+    node.guest.virsh_save_and_restore(tmp_path / "saved", node.arguments(node.spare))
+    node.swap_places()
+    assert identity(node) == before
+    stream = Stream(*fabric.nodes, DENSE)
+    stream.end()
+
+
 def test_example(daemons, tmp_path):
     """The domain in the documentation starts, with the device in the card's slot."""
     disk = tmp_path / "disk.qcow2"

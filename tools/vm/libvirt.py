@@ -109,7 +109,11 @@ class ForeignProcess:
 
 
 class DomainQemu(Qemu):
-    """A QEMU that a libvirt daemon has started, from nothing or to migrate a domain to."""
+    """A QEMU that a libvirt daemon has started.
+
+    source: the daemon that a domain comes from by migration, or the file that it was saved in; None:
+    it starts from nothing.
+    """
 
     def __init__(self, daemon, source, *arguments):
         self._daemon = daemon
@@ -123,6 +127,9 @@ class DomainQemu(Qemu):
         description.write_text(domain_xml(arguments))
         if self._source is None:
             return self._run(["virsh", "-c", self._daemon.uri, "create", str(description)])
+        if not isinstance(self._source, Daemon):
+            return self._run(["virsh", "-c", self._daemon.uri, "restore", str(self._source),
+                              "--xml", str(description)])
         return self._run(["virsh", "-c", self._source.uri, "migrate", DOMAIN, "--live", "--p2p",
                           "--xml", str(description), self._daemon.uri])
 
@@ -175,3 +182,14 @@ class DomainGuest(Guest):
             qemu.wait_arrived()
             self.adopt(qemu)
             before.process.wait(60)
+
+    def virsh_save_and_restore(self, file, arguments):
+        """Has libvirt save it, which ends its QEMU, and restore it in a new one, with other arguments."""
+        with self.silence():
+            before = self.qemu
+            before.may_end = True
+            self.daemon.virsh("save", DOMAIN, str(file))
+            before.process.wait(60)
+            qemu = self.start_qemu(arguments, source=file)
+            qemu.wait_arrived()
+            self.adopt(qemu)
