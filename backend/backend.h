@@ -36,6 +36,8 @@ using Mac = std::array<uint8_t, 6>;
 
 // Most scatter/gather entries a work request can carry.
 inline constexpr unsigned max_sge_limit = 32;
+// Most bytes a work request can carry itself.
+inline constexpr unsigned max_inline_limit = 2048;
 // Most pages a fast registration can name.
 inline constexpr unsigned max_fast_reg_pages = 512;
 // Unit of page lists, bytes.
@@ -78,6 +80,9 @@ struct Limits {
     uint32_t max_qp_init_rd_atom; // initiator depth
     bool qpn_generations;         // QPNs may differ from ids (see QpNumbers)
     uint32_t roce_version;        // 1 or 2
+    // Path MTUs up to 4096, whatever the MTU of the network card is: that is for the guest to
+    // know.
+    bool any_path_mtu = false;
     // From which a backend makes the first of the numbers that it hands out itself, QPNs
     // and keys: random, so that a life of the VM does not begin with those of the one
     // before. 0: they begin with the lowest.
@@ -100,10 +105,12 @@ inline constexpr auto wc_fast_reg = static_cast<ibv_wc_opcode>(0x40);
 // A work request of a send queue.
 struct SendRequest {
     int opcode = IBV_WR_SEND; // ibv_wr_opcode or wr_fast_reg
-    // wr_id, send_flags, num_sge, imm_data or invalidate_rkey, and wr.rdma /
+    // wr_id, send_flags (INLINE: the data is inline_data, and there are no SGEs), num_sge, imm_data or invalidate_rkey, and wr.rdma /
     // wr.atomic / wr.ud without its AH. opcode, next and sg_list are unused.
     ibv_send_wr wr{};
     std::array<ibv_sge, max_sge_limit> sge;
+    uint32_t inline_length = 0; // bytes; 0 without INLINE
+    std::array<std::byte, max_inline_limit> inline_data;
     AddressVector av{};  // UD: in place of wr.ud.ah
     struct {             // wr_fast_reg
         uint64_t iova;
@@ -137,13 +144,15 @@ struct Completion {
     bool solicited = false; // receive of a solicited event, or an error
     NetworkType network = NetworkType::roce_v1; // UD receives
     Mac smac{};           // UD receives
+    std::optional<uint16_t> vlan; // UD receives: of their tag, whose priority is wc.sl
 };
 
 // Where a backend gets its work and leaves its results: the device.
 class BackendClient {
 public:
     // Take the next request off the QP's send queue / the QP's own receive
-    // queue / the SRQ. False: there is none.
+    // queue / the SRQ. False: there is none, and a doorbell tells of the next one. A backend that
+    // stops before that comes again by itself.
     virtual bool pull_send(uint32_t qp, SendRequest& out) = 0;
     virtual bool pull_recv(uint32_t qp, RecvRequest& out) = 0;
     virtual bool pull_srq_recv(uint32_t srq, RecvRequest& out) = 0;
@@ -208,6 +217,7 @@ struct QpNumbers {
 struct Features {
     bool fast_registration = true; // MRs of kind fast_reg, wr_fast_reg, IBV_WR_LOCAL_INV
     bool atomics = true;
+    uint32_t max_inline = max_inline_limit; // bytes of a SendRequest's inline_data
 };
 
 enum class ObjectKind { pd, mr, cq, srq, qp };
@@ -249,6 +259,10 @@ public:
     virtual int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) = 0;
     virtual int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) = 0;
     virtual int destroy_qp(uint32_t qp) = 0;
+    // The device can take nothing from the QP's queues any more: the QP goes to the error state,
+    // behind an IBV_EVENT_QP_FATAL, unless it is there or in RESET. May be called by
+    // BackendClient::pull_*: it takes effect later, when what is under way is done.
+    virtual void fail_qp(uint32_t qp) = 0;
 
     // type: 1 RoCEv1, 2 RoCEv2. vlan: the identifier of the VLAN it is on, if the
     // guest has said so; otherwise the backend finds out as it can.

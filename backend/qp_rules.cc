@@ -79,6 +79,16 @@ std::span<const Transition> transitions_of(ibv_qp_type type)
     }
 }
 
+const Transition* find_transition(ibv_qp_type type, ibv_qp_state from, ibv_qp_state to)
+{
+    for (const Transition& row : transitions_of(type)) {
+        if (row.from == from && row.to == to) {
+            return &row;
+        }
+    }
+    return nullptr;
+}
+
 } // namespace
 
 int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state to, int mask)
@@ -87,15 +97,19 @@ int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state
     if (to == IBV_QPS_RESET || to == IBV_QPS_ERR) {
         return mask == 0 ? 0 : EINVAL;
     }
-    for (const Transition& row : transitions_of(type)) {
-        if (row.from == from && row.to == to) {
-            // The GSI QP has its port from creation.
-            int required = gsi ? row.required & ~IBV_QP_PORT : row.required;
-            int allowed = row.required | row.optional;
-            return (mask & required) == required && (mask & ~allowed) == 0 ? 0 : EINVAL;
-        }
+    const Transition* row = find_transition(type, from, to);
+    if (!row) {
+        return EINVAL;
     }
-    return EINVAL;
+    // The GSI QP has its port from creation.
+    int required = gsi ? row->required & ~IBV_QP_PORT : row->required;
+    int allowed = row->required | row->optional;
+    return (mask & required) == required && (mask & ~allowed) == 0 ? 0 : EINVAL;
+}
+
+bool has_transition(ibv_qp_type type, ibv_qp_state from, ibv_qp_state to)
+{
+    return to == IBV_QPS_RESET || to == IBV_QPS_ERR || find_transition(type, from, to);
 }
 
 int check_init(const QpInit& init, const Limits& limits)

@@ -12,6 +12,9 @@ namespace rdma {
 // missing or one is given that may not be.
 int check_transition(ibv_qp_type type, bool gsi, ibv_qp_state from, ibv_qp_state to, int mask);
 
+// Whether there is such a transition, with any attributes.
+bool has_transition(ibv_qp_type type, ibv_qp_state from, ibv_qp_state to);
+
 // 0, or EINVAL where a QP cannot be made so: its type or what it is to hold.
 int check_init(const QpInit& init, const Limits& limits);
 

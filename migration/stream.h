@@ -32,7 +32,7 @@ inline constexpr size_t section_header_size = 8;
 // Longest stream, bytes: no longer one is written or read.
 inline constexpr uint64_t max_stream_size = uint64_t{1} << 32;
 
-enum class DeviceKind : uint16_t { pvrdma = 1 };
+enum class DeviceKind : uint16_t { pvrdma = 1, virtio_rdma = 2 };
 
 #ifdef RDMA_FUZZ
 // In fuzzing builds only: what a target makes up is to be read, whatever its CRC.

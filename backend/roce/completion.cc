@@ -20,7 +20,51 @@ Completion send_completion(const QueuePair& qp, uint64_t wr_id, int opcode, ibv_
     return completion;
 }
 
+Completion flushed_receive()
+{
+    Completion completion;
+    completion.wc.opcode = IBV_WC_RECV;
+    completion.wc.status = IBV_WC_WR_FLUSH_ERR;
+    return completion;
+}
+
+// Completes so many posted requests. False: there are no more.
+bool flush_posted_sends(Context& context, QueuePair& qp, uint32_t most)
+{
+    SendRequest request;
+    for (uint32_t i = 0; i < most; ++i) {
+        if (!context.client->pull_send(qp.id, request)) {
+            return false;
+        }
+        context.complete(
+            qp, qp.init.send_cq,
+            send_completion(qp, request.wr.wr_id, request.opcode, IBV_WC_WR_FLUSH_ERR));
+    }
+    return true;
+}
+
+bool flush_posted_receives(Context& context, QueuePair& qp, uint32_t most)
+{
+    for (uint32_t i = 0; i < most; ++i) {
+        if (!context.pull_recv(qp)) {
+            return false;
+        }
+        complete_recv(context, qp, flushed_receive());
+    }
+    return true;
+}
+
 } // namespace
+
+bool gather(const Context& context, const QueuePair& qp, const SendWqe& wqe, uint64_t offset,
+            std::span<std::byte> out)
+{
+    if (wqe.inline_data.empty()) {
+        return context.regions.gather(wqe.sges, qp.init.pd, offset, out);
+    }
+    std::memcpy(out.data(), wqe.inline_data.data() + offset, out.size());
+    return true;
+}
 
 void complete_send(Context& context, QueuePair& qp, ibv_wc_status status)
 {
@@ -56,32 +100,35 @@ void flush_send_queue(Context& context, QueuePair& qp)
     while (!qp.req.window.empty()) {
         complete_send(context, qp, IBV_WC_WR_FLUSH_ERR);
     }
-    // At most one queue full: a guest that goes on posting rings again.
-    SendRequest request;
-    for (uint32_t i = 0; i < qp.init.cap.max_send_wr; ++i) {
-        if (!context.client->pull_send(qp.id, request)) {
-            break;
-        }
-        context.complete(
-            qp, qp.init.send_cq,
-            send_completion(qp, request.wr.wr_id, request.opcode, IBV_WC_WR_FLUSH_ERR));
+    if (flush_posted_sends(context, qp, qp.init.cap.max_send_wr)) {
+        context.schedule(qp);
     }
 }
 
 void flush_receive_queue(Context& context, QueuePair& qp)
 {
-    Completion completion;
-    completion.wc.opcode = IBV_WC_RECV;
-    completion.wc.status = IBV_WC_WR_FLUSH_ERR;
     if (qp.resp.have_recv) {
-        complete_recv(context, qp, completion);
+        complete_recv(context, qp, flushed_receive());
     }
     if (qp.init.use_srq) {
         return; // the requests belong to the SRQ
     }
-    for (uint32_t i = 0; i < qp.init.cap.max_recv_wr && context.pull_recv(qp); ++i) {
-        complete_recv(context, qp, completion);
+    if (flush_posted_receives(context, qp, qp.init.cap.max_recv_wr)) {
+        context.schedule(qp);
     }
+}
+
+bool flush_more(Context& context, QueuePair& qp)
+{
+    constexpr uint32_t part = 64; // requests of each queue
+    bool more = false;
+    if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_SQE) {
+        more = flush_posted_sends(context, qp, part);
+    }
+    if (qp.state == IBV_QPS_ERR && !qp.init.use_srq) {
+        more |= flush_posted_receives(context, qp, part);
+    }
+    return more;
 }
 
 void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status)

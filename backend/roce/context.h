@@ -83,6 +83,8 @@ struct Context {
     // has come since the engine looked.
     std::vector<uint32_t> overrun_cqs;
     bool overrun_noted = false;
+    // QPs of which fail_qp() has been told.
+    std::vector<uint32_t> failing_qps;
     // Slots of the QPs' queues, of which most are empty at any time.
     static constexpr size_t max_idle_slots = 4096; // of 16 QPs whose queues are full
     SlotPool<SendWqe> wqe_slots{max_idle_slots};
@@ -260,9 +262,16 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status = IBV_WC_
 // The oldest send request fails at this end (10.3.1.7): the error of an RC QP is the whole QP's, that
 // of another type its send queue's, which goes to SQE; what follows is flushed.
 void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status);
-// In the error state: completes what has been posted since.
+// In the error state: completes what has been posted since, a queue full at most: what is left
+// then waits for flush_more().
 void flush_send_queue(Context& context, QueuePair& qp);
 void flush_receive_queue(Context& context, QueuePair& qp);
+// A part of that. False: there is nothing left.
+bool flush_more(Context& context, QueuePair& qp);
+
+// Copies bytes [offset, offset + out.size()) of the request's data. False as MemoryRegions::gather().
+[[nodiscard]] bool gather(const Context& context, const QueuePair& qp, const SendWqe& wqe,
+                          uint64_t offset, std::span<std::byte> out);
 
 // Completes the oldest WQE of the send queue, which leaves it. A successful one
 // that is not signalled leaves no trace.

@@ -65,7 +65,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         frame.header(header);
     }
     auto payload = frame.payload(wqe.length);
-    if (!_ctx.regions.gather(wqe.sges, qp.init.pd, 0, payload)) {
+    if (!gather(_ctx, qp, wqe, 0, payload)) {
         status = IBV_WC_LOC_PROT_ERR;
         return false;
     }
@@ -134,6 +134,10 @@ void Datagram::handle(QueuePair& qp, const Packet& packet)
     }
     completion.network = packet.network;
     completion.smac = packet.source_mac;
+    if (packet.vlan != no_vlan) {
+        completion.vlan = packet.vlan;
+        completion.wc.sl = packet.priority;
+    }
     complete_recv(_ctx, qp, completion);
 }
 

@@ -134,6 +134,11 @@ void Engine::advance(int64_t now)
 // outstanding does not keep the QP's own requests, nor they its answers.
 bool Engine::transmit(QueuePair& qp)
 {
+    if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_SQE) {
+        if (flush_more(_ctx, qp)) {
+            return true;
+        }
+    }
     if (qp.is_datagram()) {
         return _datagram.transmit(qp);
     }
@@ -175,6 +180,20 @@ void Engine::fail_qps_of_overrun_cqs(unsigned& budget)
             _ctx.cqs.find(cq)->overrun = false;
         }
         _ctx.overrun_cqs.clear();
+    }
+}
+
+// Those whose queues the device can take nothing from.
+void Engine::fail_qps(unsigned& budget)
+{
+    while (budget > 0 && !_ctx.failing_qps.empty()) {
+        QueuePair* qp = find(_ctx.failing_qps.back());
+        _ctx.failing_qps.pop_back();
+        if (qp && qp->state != IBV_QPS_RESET && qp->state != IBV_QPS_ERR) {
+            budget -= std::min(budget, failure_cost);
+            _ctx.client->async_event(IBV_EVENT_QP_FATAL, qp->id);
+            enter_error(_ctx, *qp);
+        }
     }
 }
 
@@ -238,6 +257,9 @@ bool Engine::run(int64_t now, unsigned budget)
     _ctx.now = now;
     if (!_ctx.overrun_cqs.empty() && !_ctx.resting) {
         fail_qps_of_overrun_cqs(budget);
+    }
+    if (!_ctx.resting) {
+        fail_qps(budget);
     }
     while (budget > 0 && !_ctx.resting) {
         if (!_ctx.loopback.empty()) {

@@ -38,7 +38,7 @@ public:
     bool has_work() const
     {
         return !_ctx.resting &&
-               (!_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() ||
+               (!_ctx.loopback.empty() || !_ctx.overrun_cqs.empty() || !_ctx.failing_qps.empty() ||
                 ((!_ctx.last_frames.empty() || !_ctx.answering.empty() || !_ctx.ready.empty()) &&
                  _ctx.can_emit()));
     }
@@ -80,6 +80,7 @@ public:
     int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) override;
     int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) override;
     int destroy_qp(uint32_t qp) override;
+    void fail_qp(uint32_t qp) override { _ctx.failing_qps.push_back(qp); }
     int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                 std::optional<uint16_t> vlan = {}) override;
     int del_gid(uint32_t index) override;
@@ -115,7 +116,9 @@ private:
     bool answer(unsigned& budget);
     bool transmit(QueuePair& qp);
     void fail_qps_of_overrun_cqs(unsigned& budget);
+    void fail_qps(unsigned& budget);
     bool uses_overrun_cq(const QueuePair& qp) const;
+    ibv_mtu max_path_mtu() const;
     int enter_state(QueuePair& qp, ibv_qp_state to);
     void reset_qp(QueuePair& qp);
     void reserve_turns();

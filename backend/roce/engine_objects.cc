@@ -51,6 +51,7 @@ void Engine::reset()
     _ctx.answering.clear();
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
+    _ctx.failing_qps.clear();
     _ctx.accepted = 0;
     _ctx.overrun_noted = false;
 }
@@ -251,6 +252,7 @@ int Engine::destroy_qp(uint32_t id)
         _responder.acknowledge_last(*qp);
     }
     count_qp_users(qp->init, -1);
+    std::erase(_ctx.failing_qps, id);
     _ctx.accepted -= qp->req.window.size();
     if (qp->scheduled) {
         _ctx.ready.remove(id);
@@ -298,7 +300,7 @@ int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac&
     }
     ibv_qp_state to = mask & IBV_QP_STATE ? attr.qp_state : qp->state;
     if (check_transition(qp->init.type, qp->init.gsi, qp->state, to, mask) != 0 ||
-        check_attributes(attr, mask, _ctx.limits, active_mtu(_ctx.link.mtu())) != 0) {
+        check_attributes(attr, mask, _ctx.limits, max_path_mtu()) != 0) {
         return EINVAL;
     }
     // 10.3.1.5: a queue that is still draining can only be given up.
@@ -316,6 +318,12 @@ int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac&
     }
     merge_attributes(qp->attr, attr, mask);
     return enter_state(*qp, to);
+}
+
+// That a QP may have just now.
+ibv_mtu Engine::max_path_mtu() const
+{
+    return _ctx.limits.any_path_mtu ? IBV_MTU_4096 : active_mtu(_ctx.link.mtu());
 }
 
 int Engine::enter_state(QueuePair& qp, ibv_qp_state to)

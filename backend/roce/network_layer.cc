@@ -78,6 +78,7 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
         return false;
     }
     out.vlan = no_vlan;
+    out.priority = 0;
     out.ethertype = out.ethernet.ethertype;
     if (out.ethertype == ethertype_vlan) {
         be16 tag;
@@ -86,6 +87,7 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
             return false;
         }
         out.vlan = tag & vlan_mask;
+        out.priority = static_cast<uint8_t>(tag >> vlan_priority_shift);
         out.ethertype = inner;
     }
     out.rest = reader.rest();

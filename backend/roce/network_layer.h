@@ -49,6 +49,7 @@ enum class ParseError {
 struct Layer2 {
     EthernetHeader ethernet;
     uint16_t vlan;
+    uint8_t priority; // 0 without a tag
     uint16_t ethertype;
     std::span<const uint8_t> rest;
 };

@@ -177,6 +177,7 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
     packet.network = l3->network;
     packet.source_mac = l2.ethernet.source;
     packet.vlan = l2.vlan;
+    packet.priority = l2.priority;
     packet.source = l3->source;
     packet.destination = l3->destination;
     packet.congestion_experienced = (l3->traffic_class & ecn_mask) == ecn_ce;

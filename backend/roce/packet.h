@@ -15,6 +15,7 @@ struct Packet {
     NetworkType network;
     Mac source_mac;
     uint16_t vlan;       // VLAN identifier; no_vlan without a tag
+    uint8_t priority;    // of the tag
     ibv_gid source;      // IPv4 addresses as ::ffff:a.b.c.d
     ibv_gid destination;
     bool congestion_experienced; // ECN bits were CE

@@ -206,7 +206,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
             frame.header(Ieth{wqe.immediate});
         }
         uint64_t size = std::min<uint64_t>(qp.mtu, wqe.length - offset);
-        if (!_ctx.regions.gather(wqe.sges, qp.init.pd, offset, frame.payload(size))) {
+        if (!gather(_ctx, qp, wqe, offset, frame.payload(size))) {
             // What is before it did not ask for an acknowledgement, as this request was to.
             req.window.send_last_before_again(wqe);
             fail_at_turn(qp, wqe, IBV_WC_LOC_PROT_ERR);

@@ -64,6 +64,7 @@ bool Requester::accept(QueuePair& qp)
         return false;
     }
     _scratch.malformed = IBV_WC_SUCCESS;
+    _scratch.inline_length = 0;
     if (!_ctx.client->pull_send(qp.id, _scratch)) {
         return false;
     }
@@ -76,7 +77,9 @@ bool Requester::accept(QueuePair& qp)
     wqe.signaled = qp.init.sq_sig_all || (wr.send_flags & IBV_SEND_SIGNALED);
     wqe.immediate = wr.imm_data;
     wqe.sges.assign(_scratch.sge.begin(), _scratch.sge.begin() + wr.num_sge);
-    wqe.length = 0;
+    wqe.inline_data.assign(_scratch.inline_data.begin(),
+                           _scratch.inline_data.begin() + _scratch.inline_length);
+    wqe.length = _scratch.inline_length;
     for (const ibv_sge& sge : wqe.sges) {
         wqe.length += sge.length;
     }

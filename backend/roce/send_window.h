@@ -40,6 +40,7 @@ struct SendWqe {
     uint32_t remote_qkey;
     AddressVector av;
     std::vector<ibv_sge> sges;
+    std::vector<std::byte> inline_data; // in place of them
     uint64_t length;      // bytes
     Psn first_psn;
     uint32_t num_packets; // PSNs it takes (a READ: response packets); 0: local operation

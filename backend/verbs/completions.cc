@@ -294,7 +294,8 @@ size_t VerbsBackend::fail_overrun_qps(size_t most)
         Qp* qp = find_qp(_overrun_qps.back());
         _overrun_qps.pop_back();
         bool fails = qp && qp->state != IBV_QPS_RESET && qp->state != IBV_QPS_ERR &&
-                     (_cqs.find(qp->init.send_cq)->overrun || _cqs.find(qp->init.recv_cq)->overrun);
+                     (qp->queues_failed || _cqs.find(qp->init.send_cq)->overrun ||
+                      _cqs.find(qp->init.recv_cq)->overrun);
         if (fails) {
             _client->async_event(IBV_EVENT_QP_FATAL, qp->id);
             fail_queue(*qp, false);
@@ -302,6 +303,15 @@ size_t VerbsBackend::fail_overrun_qps(size_t most)
         }
     }
     return failed;
+}
+
+void VerbsBackend::fail_qp(uint32_t id)
+{
+    if (Qp* qp = find_qp(id)) {
+        qp->queues_failed = true;
+        _overrun_qps.push_back(id);
+        kick();
+    }
 }
 
 void VerbsBackend::complete_without_host(Qp& qp, bool send, const Held& held)

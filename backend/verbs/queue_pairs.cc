@@ -255,6 +255,7 @@ void VerbsBackend::enter_reset(Qp& qp)
         drain_cqs(qp);
     }
     forget_requests(qp);
+    qp.queues_failed = false;
     set_first_attributes(qp);
     qp.dmac = {};
     qp.peer.reset();

@@ -152,7 +152,8 @@ void VerbsBackend::reset()
 Features VerbsBackend::features() const
 {
     return {.fast_registration = false,
-            .atomics = _port->attributes().atomic_cap != IBV_ATOMIC_NONE};
+            .atomics = _port->attributes().atomic_cap != IBV_ATOMIC_NONE,
+            .max_inline = 0};
 }
 
 std::optional<ibv_port_attr> VerbsBackend::host_port() const

@@ -109,6 +109,7 @@ public:
     int modify_qp(uint32_t qp, const ibv_qp_attr& attr, int mask, const Mac& dmac) override;
     int query_qp(uint32_t qp, ibv_qp_attr& attr, Mac& dmac) override;
     int destroy_qp(uint32_t qp) override;
+    void fail_qp(uint32_t qp) override;
     int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                 std::optional<uint16_t> vlan) override;
     int del_gid(uint32_t index) override;
@@ -217,6 +218,7 @@ private:
         uint32_t qpn = 0;
         HostQp host; // none: the GSI QP
         ibv_qp_state state = IBV_QPS_RESET;
+        bool queues_failed = false; // fail_qp()
         ibv_qp_attr attr{}; // as the guest has set them
         Mac dmac{};
         PostedRequests<PostedSend> sends;
@@ -521,7 +523,8 @@ private:
     std::vector<uint32_t> _waiting_qps; // for an address
     bool _handle_wanted = false;        // one of them for an address handle to be free
     std::vector<uint32_t> _changing;    // QPs with a change
-    std::vector<uint32_t> _overrun_qps; // that are to fail, for a CQ of theirs has overrun
+    // That are to fail, for a CQ of theirs has overrun or their queues have failed.
+    std::vector<uint32_t> _overrun_qps;
     std::vector<uint32_t> _waiting_cqs; // out of budget, with more to poll
     Qp* _drained = nullptr;             // see drain_cqs()
 };

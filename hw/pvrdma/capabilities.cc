@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "backend.h"
+#include "eui64.h"
 
 namespace rdma::pvrdma {
 
@@ -28,14 +29,6 @@ constexpr uint8_t phys_disabled = 3;
 constexpr uint8_t phys_link_up = 5;
 constexpr uint8_t width_1x = 1;
 constexpr uint8_t speed_qdr = 4; // 10 Gb/s a lane: what the vmxnet3 beside it says
-
-// EUI-64 of an EUI-48, in network order (RFC 4291, appendix A).
-uint64_t eui64_of(const uint8_t mac[6])
-{
-    const uint8_t bytes[8] = {
-        static_cast<uint8_t>(mac[0] ^ 2), mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
-    return std::bit_cast<uint64_t>(bytes);
-}
 
 } // namespace
 

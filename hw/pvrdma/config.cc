@@ -2,14 +2,13 @@
 //
 // Limits of a PVRDMA device: defaults, checks, and what they mean for the
 // backend.
-#include <algorithm>
 #include <bit>
-#include <concepts>
 #include <stdexcept>
 
 #include <fmt/format.h>
 
 #include "create_device.h"
+#include "property_ranges.h"
 #include "pvrdma_device.h"
 
 void pvrdma_config_default(PvrdmaConfig* config)
@@ -39,27 +38,15 @@ std::vector<Device::Property> PvrdmaDevice::guest_visible_properties() const
 
 std::expected<void, std::string> check_config(const PvrdmaConfig& config)
 {
-    struct Range {
-        const char* property;
-        uint64_t value;
-        uint64_t least;
-        uint64_t most;
-        bool power_of_two;
-    };
-    const Range ranges[] = {
+    const PropertyRange ranges[] = {
         {"roce-version", config.roce_version, 1, 2, false},
 #define X(type, member, name, value, least, most, power_of_two, ...)                               \
     {name, config.member, least, most, power_of_two},
         PVRDMA_PROPERTIES(X)
 #undef X
     };
-    for (const Range& range : ranges) {
-        if (range.value < range.least || range.value > range.most ||
-            (range.power_of_two && !std::has_single_bit(range.value))) {
-            return std::unexpected(fmt::format(
-                "property '{}' is {}: it must be {}from {} to {}", range.property, range.value,
-                range.power_of_two ? "a power of two " : "", range.least, range.most));
-        }
+    if (auto checked = check_ranges(ranges); !checked) {
+        return checked;
     }
     if (config.version == 17 && config.roce_version != 1) {
         return std::unexpected(
@@ -79,27 +66,20 @@ PvrdmaConfig fit_to_host(const PvrdmaConfig& config, const ibv_device_attr& host
             "be the host's", config.version));
     }
     PvrdmaConfig fitted = config;
-    auto lower = [](auto& limit, std::integral auto to) {
-        limit = static_cast<std::remove_reference_t<decltype(limit)>>(
-            std::min<uint64_t>(limit, static_cast<uint64_t>(std::max<decltype(to)>(to, 0))));
-    };
-    auto lower_to_power = [&](uint32_t& limit, int to) {
-        lower(limit, std::bit_floor(static_cast<uint32_t>(std::max(to, 1))));
-    };
-    lower(fitted.max_qp, host.max_qp);
+    lower_to(fitted.max_qp, host.max_qp);
     lower_to_power(fitted.max_qp_wr, host.max_qp_wr);
     lower_to_power(fitted.max_sge, host.max_sge); // see limits_of()
-    lower(fitted.max_cq, host.max_cq);
+    lower_to(fitted.max_cq, host.max_cq);
     lower_to_power(fitted.max_cqe, host.max_cqe);
-    lower(fitted.max_mr, host.max_mr);
-    lower(fitted.max_mr_size, host.max_mr_size);
-    lower(fitted.max_pd, host.max_pd);
-    lower(fitted.max_srq, host.max_srq);
+    lower_to(fitted.max_mr, host.max_mr);
+    lower_to(fitted.max_mr_size, host.max_mr_size);
+    lower_to(fitted.max_pd, host.max_pd);
+    lower_to(fitted.max_srq, host.max_srq);
     lower_to_power(fitted.max_srq_wr, host.max_srq_wr);
     lower_to_power(fitted.max_srq_sge, host.max_srq_sge);
-    lower(fitted.max_ah, host.max_ah);
-    lower(fitted.max_qp_rd_atom, host.max_qp_rd_atom);
-    lower(fitted.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
+    lower_to(fitted.max_ah, host.max_ah);
+    lower_to(fitted.max_qp_rd_atom, host.max_qp_rd_atom);
+    lower_to(fitted.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
     if (auto checked = check_config(fitted); !checked) {
         throw std::runtime_error("the host's device has too little: " + checked.error());
     }

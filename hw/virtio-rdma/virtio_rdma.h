@@ -30,7 +30,7 @@ extern "C" {
 #define VIRTIO_RDMA_PROPERTIES(X)                                                                 \
     X(uint32_t, vectors, "vectors", 2, 1, 8, 0,                                                   \
       "completion vectors, each with a virtqueue")                                                \
-    X(uint32_t, max_qp, "max-qp", 32768, 2, 1048576, 0,                                           \
+    X(uint32_t, max_qp, "max-qp", 32768, 2, 65533, 0,                                            \
       "queue pairs, of which one is the GSI's")                                                   \
     X(uint32_t, max_qp_wr, "max-qp-wr", 32768, 64, VIRTIO_RDMA_MAX_WR, 1,                         \
       "work requests in a queue of a QP")                                                         \

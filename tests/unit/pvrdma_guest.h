@@ -204,6 +204,7 @@ struct FakeBackend final : Backend {
         return qps.ids.contains(id) ? 0 : ENOENT;
     }
     int destroy_qp(uint32_t id) override { return failure ? failure : qps.remove(id); }
+    void fail_qp(uint32_t id) override { failed_qps.push_back(id); }
     int add_gid(uint32_t index, const ibv_gid& gid, uint32_t type,
                 std::optional<uint16_t> vlan) override
     {
@@ -253,7 +254,7 @@ struct FakeBackend final : Backend {
     Objects pds, cqs, srqs, mrs{{}, 2}, qps{{}, 2};
     std::map<uint32_t, std::pair<ibv_gid, uint32_t>> gids;
     std::optional<uint16_t> gid_vlan; // of the last one
-    std::vector<uint32_t> send_doorbells, recv_doorbells, srq_doorbells;
+    std::vector<uint32_t> send_doorbells, recv_doorbells, srq_doorbells, failed_qps;
     int failure = 0; // of whatever comes next
     int resets = 0;
     uint32_t qpn_high_bits = 0x030000;
