@@ -48,4 +48,10 @@ def test_backends_do_not_know_each_other(backend, other):
 
 
 def test_what_is_common_to_devices_knows_none_of_them():
-    assert uses("hw/common", lambda header: header.parts[:2] == ("hw", "pvrdma")) == []
+    devices = {("hw", "pvrdma"), ("hw", "virtio-rdma")}
+    assert uses("hw/common", lambda header: header.parts[:2] in devices) == []
+
+
+@pytest.mark.parametrize("device, other", [("pvrdma", "virtio-rdma"), ("virtio-rdma", "pvrdma")])
+def test_devices_do_not_know_each_other(device, other):
+    assert uses(f"hw/{device}", lambda header: header.parts[:2] == ("hw", other)) == []
