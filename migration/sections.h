@@ -26,6 +26,7 @@ namespace rdma::migration {
     X(roce_qp, 22, 1, "roce-qp")                                                                   \
     X(roce_numbers, 23, 1, "roce-numbers")                                                         \
     X(roce_overrun, 24, 1, "roce-overrun")                                                         \
+    X(roce_inline, 25, 1, "roce-inline")                                                           \
     X(verbs_gid, 32, 1, "verbs-gid")                                                               \
     X(verbs_pd, 33, 1, "verbs-pd")                                                                 \
     X(verbs_mr, 34, 1, "verbs-mr")                                                                 \
@@ -35,7 +36,13 @@ namespace rdma::migration {
     X(pvrdma_device, 64, 1, "pvrdma-device")                                                       \
     X(pvrdma_cq, 65, 1, "pvrdma-cq")                                                               \
     X(pvrdma_srq, 66, 1, "pvrdma-srq")                                                             \
-    X(pvrdma_qp, 67, 1, "pvrdma-qp")
+    X(pvrdma_qp, 67, 1, "pvrdma-qp")                                                               \
+    X(virtio_rdma_device, 80, 1, "virtio-rdma-device")                                             \
+    X(virtio_rdma_pd, 81, 1, "virtio-rdma-pd")                                                     \
+    X(virtio_rdma_mr, 82, 1, "virtio-rdma-mr")                                                     \
+    X(virtio_rdma_cq, 83, 1, "virtio-rdma-cq")                                                     \
+    X(virtio_rdma_srq, 84, 1, "virtio-rdma-srq")                                                   \
+    X(virtio_rdma_qp, 85, 1, "virtio-rdma-qp")
 
 enum class SectionKind : uint16_t {
 #define X(identifier, number, version, name) identifier = number,

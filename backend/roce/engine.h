@@ -8,6 +8,8 @@
 // the engine calls after each input until it returns false.
 #pragma once
 
+#include <map>
+
 #include "context.h"
 #include "datagram.h"
 #include "requester.h"
@@ -132,6 +134,8 @@ private:
     migration::Status load_mr(const migration::Section& section);
     migration::Status load_cq(const migration::Section& section);
     migration::Status load_srq(const migration::Section& section);
+    migration::Status load_inline(const migration::Section& section);
+    void take_loaded_inline(QueuePair& qp);
     migration::Status load_qp(const migration::Section& section);
     migration::Status load_overrun(const migration::Section& section);
     migration::Status load_numbers(const migration::Section& section);
@@ -149,6 +153,8 @@ private:
     // Of fail_qps_of_overrun_cqs(): QP ids to look at, from which one on.
     uint32_t _qps_to_check = 0;
     uint32_t _next_to_check = 0;
+    // While a state is loaded: data of requests, by QP id and place in its window.
+    std::map<std::pair<uint32_t, uint32_t>, std::vector<uint8_t>> _loaded_inline;
     std::vector<uint8_t> _refusals;   // by QP id: RNR NAKs sent since the stop
     std::vector<uint8_t> _loopback_frame; // the one being received
 };

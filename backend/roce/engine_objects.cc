@@ -52,6 +52,7 @@ void Engine::reset()
     _ctx.ready.clear();
     _ctx.overrun_cqs.clear();
     _ctx.failing_qps.clear();
+    _loaded_inline.clear();
     _ctx.accepted = 0;
     _ctx.overrun_noted = false;
 }

@@ -96,7 +96,7 @@ Status complete_requester(QueuePair& qp, const Limits& limits)
     }
     for (size_t i = 0; i < req.window.size(); ++i) {
         SendWqe& wqe = req.window[i];
-        wqe.length = 0;
+        wqe.length = wqe.inline_data.size();
         for (const ibv_sge& sge : wqe.sges) {
             wqe.length += sge.length;
         }
@@ -163,6 +163,14 @@ void Engine::save(migration::StreamWriter& stream)
         stream.section(SectionKind::roce_srq, [&](auto& a) { describe(a, id, srq); });
     });
     for_each_qp([&](QueuePair& qp) {
+        for (uint32_t i = 0; i < qp.req.window.size(); ++i) {
+            const auto& data = qp.req.window[i].inline_data;
+            if (!data.empty()) {
+                auto bytes = reinterpret_cast<const uint8_t*>(data.data());
+                InlineState state{qp.id, i, {bytes, bytes + data.size()}};
+                stream.section(SectionKind::roce_inline, [&](auto& a) { describe(a, state); });
+            }
+        }
         int64_t deadline = qp.req.timer.deadline;
         int64_t remaining =
             deadline == no_deadline ? no_deadline : std::max<int64_t>(deadline - _stopped_at, 0);
@@ -190,6 +198,8 @@ Status Engine::load(const Section& section)
         return load_cq(section);
     case SectionKind::roce_srq:
         return load_srq(section);
+    case SectionKind::roce_inline:
+        return load_inline(section);
     case SectionKind::roce_qp:
         return load_qp(section);
     case SectionKind::roce_overrun:
@@ -313,6 +323,32 @@ Status Engine::load_overrun(const Section& section)
     return {};
 }
 
+Status Engine::load_inline(const Section& section)
+{
+    InlineState state;
+    Status read = read_section(section, [&](auto& a) { describe(a, state); });
+    if (read && !_loaded_inline.try_emplace({state.qp, state.request}, std::move(state.data)).second) {
+        return wrong(fmt::format("QP {}: a request has data twice", state.qp));
+    }
+    return read;
+}
+
+// Gives the QP's requests the data that they carry themselves.
+void Engine::take_loaded_inline(QueuePair& qp)
+{
+    auto first = _loaded_inline.lower_bound({qp.id, 0});
+    auto end = first;
+    for (; end != _loaded_inline.end() && end->first.first == qp.id; ++end) {
+        uint32_t request = end->first.second;
+        if (request < qp.req.window.size() && qp.req.window[request].sges.empty() &&
+            (qp.req.window[request].send_flags & IBV_SEND_INLINE)) {
+            auto bytes = std::as_bytes(std::span(end->second));
+            qp.req.window[request].inline_data.assign(bytes.begin(), bytes.end());
+        }
+    }
+    _loaded_inline.erase(first, end);
+}
+
 Status Engine::load_qp(const Section& section)
 {
     QueuePair qp;
@@ -328,6 +364,7 @@ Status Engine::load_qp(const Section& section)
         return wrong(qp, "its timer has too much time left");
     }
     qp.attr.cap = qp.init.cap;
+    take_loaded_inline(qp);
     if (Status status = check_numbers(qp, _ctx.limits); !status) {
         return status;
     }

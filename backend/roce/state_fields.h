@@ -205,6 +205,21 @@ void describe(Archive& a, ResponderResource& resource)
     a.u64("original", resource.original);
 }
 
+// The data that a send request of a QP carries itself. Comes before the QP.
+struct InlineState {
+    uint32_t qp = 0;
+    uint32_t request = 0; // in the send window
+    std::vector<uint8_t> data;
+};
+
+template <typename Archive>
+void describe(Archive& a, InlineState& state)
+{
+    a.u32("qp", state.qp);
+    a.u32("request", state.request, max_accepted - 1);
+    a.blob("data", state.data, max_inline_limit);
+}
+
 // What a responder owes, in the order that it is sent. The stream has acknowledgements
 // among the responses.
 struct OwedAnswer {

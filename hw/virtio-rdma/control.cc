@@ -188,11 +188,27 @@ void VirtioRdmaDevice::end_wait(uint32_t id, int error)
         has_been_modified(id, waiting.modification);
     }
     add_reply(waiting.first, {reinterpret_cast<const uint8_t*>(&reply), sizeof(reply)});
-    for (Deferred& next : waiting.behind) {
-        std::array<uint8_t, RDMA_MAX_REPLY> room;
-        auto bytes = std::span(room).first(std::min<size_t>(next.room, room.size()));
-        if (auto size = execute(next.tag, next.request, bytes)) {
-            add_reply(next, bytes.first(*size));
+    for (const Deferred& next : waiting.behind) {
+        carry_out(next);
+    }
+}
+
+void VirtioRdmaDevice::carry_out(const Deferred& command)
+{
+    std::array<uint8_t, RDMA_MAX_REPLY> room;
+    auto bytes = std::span(room).first(std::min<size_t>(command.room, room.size()));
+    if (auto size = execute(command.tag, command.request, bytes)) {
+        add_reply(command, bytes.first(*size));
+    }
+}
+
+// Commands that waited where the state was saved (MIG-1) begin anew.
+void VirtioRdmaDevice::repeat_loaded()
+{
+    for (const auto& [qp, waiting] : std::exchange(_waiting, {})) {
+        carry_out(waiting.first);
+        for (const Deferred& next : waiting.behind) {
+            carry_out(next);
         }
     }
 }

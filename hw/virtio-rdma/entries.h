@@ -21,6 +21,10 @@ struct EntryLimits {
     bool privileged = false; // of context 0: may name memory by address (QUE-23)
 };
 
+// Smallest entries, bytes.
+inline constexpr uint32_t least_send_entry = 64;
+inline constexpr uint32_t least_receive_entry = 32;
+
 // SGEs that an entry of a receive queue has room for.
 constexpr uint32_t receive_sges(uint32_t entry_size)
 {

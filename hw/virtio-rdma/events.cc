@@ -112,27 +112,33 @@ void VirtioRdmaDevice::forget_events(uint32_t types, uint32_t number)
     }
 }
 
+uint32_t* VirtioRdmaDevice::pending_events_of(const Event& event)
+{
+    switch (event.type) {
+    case VIRTIO_RDMA_EVENT_DEVICE_FATAL:
+        return event.object == 0 ? &_pending_device_events : nullptr;
+    case VIRTIO_RDMA_EVENT_CQ_ERR: {
+        auto id = _cqs.id_of(event.object);
+        return id ? &_cqs.find(*id)->pending_events : nullptr;
+    }
+    case VIRTIO_RDMA_EVENT_SRQ_ERR:
+    case VIRTIO_RDMA_EVENT_SRQ_LIMIT: {
+        auto id = _srqs.id_of(event.object);
+        return id ? &_srqs.find(*id)->pending_events : nullptr;
+    }
+    default: {
+        auto id = find_qp(event.object);
+        return id ? &_qps.find(*id)->pending_events : nullptr;
+    }
+    }
+}
+
 size_t VirtioRdmaDevice::take_event(unsigned queue, std::span<uint8_t> out)
 {
     if (queue == VIRTIO_RDMA_VQ_EVENT && !_events.empty()) {
         virtio_rdma_event event{_events.front().type, _events.front().object};
+        *pending_events_of(_events.front()) &= ~bit_of(event.type);
         _events.pop_front();
-        auto taken = [&](auto* object) { object->pending_events &= ~bit_of(event.type); };
-        switch (event.type) {
-        case VIRTIO_RDMA_EVENT_DEVICE_FATAL:
-            _pending_device_events = 0;
-            break;
-        case VIRTIO_RDMA_EVENT_CQ_ERR:
-            taken(_cqs.find(*_cqs.id_of(event.object)));
-            break;
-        case VIRTIO_RDMA_EVENT_SRQ_ERR:
-        case VIRTIO_RDMA_EVENT_SRQ_LIMIT:
-            taken(_srqs.find(*_srqs.id_of(event.object)));
-            break;
-        default:
-            taken(_qps.find(*find_qp(event.object)));
-            break;
-        }
         std::memcpy(out.data(), &event, sizeof(event));
         return sizeof(event);
     }

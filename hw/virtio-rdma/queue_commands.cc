@@ -15,8 +15,6 @@ using namespace virtio;
 namespace {
 
 constexpr uint32_t gsi_id = 1; // of every backend
-constexpr uint32_t least_send_entry = 64; // bytes
-constexpr uint32_t least_receive_entry = 32;
 constexpr uint8_t all_qp_flags = VIRTIO_RDMA_QP_SIGNAL_ALL | VIRTIO_RDMA_QP_USES_SRQ;
 
 bool is_depth(uint32_t entries, uint32_t most)
@@ -47,6 +45,14 @@ EntryLimits VirtioRdmaDevice::entry_limits(uint32_t entry_size) const
             .max_sges = _config.max_sge,
             .max_inline = std::min(_config.max_inline, _backend.features().max_inline),
             .features = _features};
+}
+
+void VirtioRdmaDevice::set_entry_limits(Qp& qp) const
+{
+    qp.send_limits = entry_limits(qp.sq.array().entry_size());
+    qp.send_limits.datagram = qp.type != VIRTIO_RDMA_QP_RC;
+    qp.send_limits.privileged = qp.context == 0;
+    qp.receive_limits = entry_limits(qp.rq.array().entry_size());
 }
 
 std::optional<uint32_t> VirtioRdmaDevice::find_qp(uint32_t qpn) const
@@ -246,21 +252,17 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::create_qp(Command& com
         return VIRTIO_RDMA_ERR_ADDRESS;
     }
 
-    bool is_datagram = fields.type != VIRTIO_RDMA_QP_RC;
     Qp qp{.context = fields.context, .type = fields.type};
-    qp.send_limits = entry_limits(fields.sq_entry_size);
-    qp.send_limits.datagram = is_datagram;
-    qp.send_limits.privileged = fields.context == 0;
     auto middle = pages->begin() + static_cast<ptrdiff_t>(sq_pages);
     qp.sq = WorkQueue(fields.sq_state, EntryArray({pages->begin(), middle}, fields.sq_entry_size,
                                                   fields.sq_entries));
     uint32_t receive_most = 0; // SGEs
     if (has_rq) {
-        qp.receive_limits = entry_limits(fields.rq_entry_size);
         qp.rq = WorkQueue(fields.rq_state, EntryArray({middle, pages->end()},
                                                       fields.rq_entry_size, fields.rq_entries));
         receive_most = std::min(_config.max_sge, receive_sges(fields.rq_entry_size));
     }
+    set_entry_limits(qp);
     QpInit init;
     init.type = verbs_type(fields.type);
     init.gsi = is_gsi;
@@ -358,7 +360,9 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::modify_qp(Command& com
                               .sets_mtu = (mask & IBV_QP_PATH_MTU) != 0};
     int error = _backend.modify_qp(*id, attr, mask, dmac);
     if (error == EINPROGRESS) {
-        _waiting.emplace(*id, Waiting{{command.tag, static_cast<uint32_t>(command.room), {}},
+        _waiting.emplace(*id, Waiting{{command.tag,
+                                       static_cast<uint32_t>(command.room),
+                                       {command.request.begin(), command.request.end()}},
                                       modification,
                                       {}});
         return std::nullopt;

@@ -83,6 +83,14 @@ RdmaDevice *virtio_rdma_device_create(const VirtioRdmaConfig *config,
                                       const RdmaBackendConfig *backend, const RdmaHostOps *ops,
                                       void *opaque, char **error);
 
+/*
+ * Migration: the device's state has the commands whose replies are to come, and the replies and
+ * events that nobody has taken. The host carries along the buffers of those commands (whose
+ * rdma_device_command() returned -EINPROGRESS and whose reply rdma_device_take_reply() has not
+ * given) with their tags. Features and event queues are loaded with the device. rdma_device_start()
+ * raises an interrupt for each queue that has something to take.
+ */
+
 /* The longest request that such a device takes, bytes. The host copies no more of a request than
  * one byte above it. */
 size_t virtio_rdma_max_request(const VirtioRdmaConfig *config);

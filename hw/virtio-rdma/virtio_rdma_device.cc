@@ -43,6 +43,7 @@ void VirtioRdmaDevice::drop_objects()
         events.clear();
     }
     _waiting.clear();
+    _waiting_is_loaded = false;
     _replies.clear();
 }
 
@@ -148,6 +149,9 @@ void VirtioRdmaDevice::start()
         _backend.recv_doorbell(id);
     });
     set_event_queues(_event_queues);
+    if (std::exchange(_waiting_is_loaded, false)) {
+        repeat_loaded();
+    }
     if (!_replies.empty()) {
         _host.raise_irq(VIRTIO_RDMA_VQ_CONTROL);
     }

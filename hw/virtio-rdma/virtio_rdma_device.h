@@ -182,6 +182,35 @@ public:
         size_t num_pages() const { return sq.array().num_pages() + rq.array().num_pages(); }
     };
 
+    struct Event {
+        uint32_t type;
+        uint32_t object;
+        bool operator==(const Event&) const = default;
+    };
+    // What a MODIFY_QP that has been carried out means to the device.
+    struct Modification {
+        bool to_reset;
+        bool has_state;
+        bool sets_mtu;
+    };
+    // Deferred commands (CTL-20): of each queue pair whose MODIFY_QP waits, that one and those
+    // behind it.
+    struct Deferred {
+        uint64_t tag;
+        uint32_t room; // bytes
+        std::vector<uint8_t> request;
+    };
+    struct Waiting {
+        Deferred first;
+        Modification modification; // of the first
+        std::vector<Deferred> behind;
+    };
+    struct Reply {
+        uint64_t tag;
+        std::vector<uint8_t> bytes;
+    };
+    struct DeviceState; // state_fields.h
+
 private:
     using Status = virtio_rdma_status;
 
@@ -265,44 +294,36 @@ private:
     std::optional<Status> destroy_qp(Command& command);
     Status check_transition(const Qp& qp, const ibv_qp_attr& present, const ibv_qp_attr& attr,
                             int mask) const;
-    // What a MODIFY_QP that has been carried out means to the device.
-    struct Modification {
-        bool to_reset;
-        bool has_state;
-        bool sets_mtu;
-    };
     void has_been_modified(uint32_t id, const Modification& modification);
     virtio::EntryLimits entry_limits(uint32_t entry_size) const;
+    void set_entry_limits(Qp& qp) const;
     std::optional<uint32_t> find_qp(uint32_t qpn) const;
 
     // data_path.cc
     void report_failure(Srq& srq);
 
+    // device_state.cc
+    migration::Status load_device(const migration::Section& section);
+    migration::Status load_pd(const migration::Section& section);
+    migration::Status load_mr(const migration::Section& section);
+    migration::Status load_cq(const migration::Section& section);
+    migration::Status load_srq(const migration::Section& section);
+    migration::Status load_qp(const migration::Section& section);
+    bool take_loaded_events();
+
     // events.cc
     template <typename Object>
     void add_event(virtio_rdma_event_type type, uint32_t number, Object& object);
     void add_completion_event(uint32_t id, Cq& cq);
+    // Of the event's object; null: there is none.
+    uint32_t* pending_events_of(const Event& event);
     // Of an object that is destroyed (EVT-4).
     void forget_events(uint32_t types, uint32_t number);
 
-    // Deferred commands (CTL-20): of each queue pair whose MODIFY_QP waits, that one and those
-    // behind it.
-    struct Deferred {
-        uint64_t tag;
-        uint32_t room; // bytes
-        std::vector<uint8_t> request;
-    };
-    struct Waiting {
-        Deferred first;
-        Modification modification; // of the first
-        std::vector<Deferred> behind;
-    };
-    struct Reply {
-        uint64_t tag;
-        std::vector<uint8_t> bytes;
-    };
     bool must_wait(const CommandEntry& entry, const Command& command);
     void end_wait(uint32_t qp, int error);
+    void carry_out(const Deferred& command);
+    void repeat_loaded();
     void add_reply(const Deferred& command, std::span<const uint8_t> bytes);
 
     const VirtioRdmaConfig _config;
@@ -326,16 +347,12 @@ private:
     std::vector<bool> _gids;                        // whether there is one at the index
     uint64_t _num_pages = 0; // of all queues and regions, at most max_pages_registered
 
-    struct Event {
-        uint32_t type;
-        uint32_t object;
-        bool operator==(const Event&) const = default;
-    };
     GrowingRing<Event> _events;
     uint32_t _pending_device_events = 0;
     // Ids of CQs, by completion event queue.
     std::array<GrowingRing<uint32_t>, VIRTIO_RDMA_MAX_COMPLETION_QUEUES> _completion_events;
     std::map<uint32_t, Waiting> _waiting; // by the queue pair's id
+    bool _waiting_is_loaded = false;      // the backend does not know of them
     GrowingRing<Reply> _replies;
 };
 

@@ -8,6 +8,7 @@
 #include "backend/roce/state_fields.h"
 #include "backend/verbs/state_fields.h"
 #include "hw/pvrdma/state_fields.h"
+#include "hw/virtio-rdma/state_fields.h"
 
 namespace rdma {
 
@@ -50,6 +51,9 @@ bool describe_section(Archive& a, migration::SectionKind kind)
         describe(a, qp, remaining);
         return true;
     }
+    case SectionKind::roce_inline:
+        whole(roce::InlineState{});
+        return true;
     case SectionKind::roce_numbers:
         whole(roce::NumberState{});
         return true;
@@ -85,6 +89,24 @@ bool describe_section(Archive& a, migration::SectionKind kind)
         return true;
     case SectionKind::pvrdma_qp:
         numbered(PvrdmaDevice::Qp{});
+        return true;
+    case SectionKind::virtio_rdma_device:
+        whole(VirtioRdmaDevice::DeviceState{});
+        return true;
+    case SectionKind::virtio_rdma_pd:
+        numbered(VirtioRdmaDevice::Pd{});
+        return true;
+    case SectionKind::virtio_rdma_mr:
+        numbered(VirtioRdmaDevice::Mr{});
+        return true;
+    case SectionKind::virtio_rdma_cq:
+        numbered(VirtioRdmaDevice::Cq{});
+        return true;
+    case SectionKind::virtio_rdma_srq:
+        numbered(VirtioRdmaDevice::Srq{});
+        return true;
+    case SectionKind::virtio_rdma_qp:
+        numbered(VirtioRdmaDevice::Qp{});
         return true;
     case SectionKind::end:
         break;
