@@ -12,6 +12,14 @@
 
 #include "virtio_rdma.h"
 
+#if VRDMA_CORE_FOLLOWS_NETDEV
+/* The driver's own notifier has seen to it: the link has a part in it, which the core cannot see. */
+static void vrdma_report_port_event(struct ib_device *ibdev,
+				    struct net_device *ndev, unsigned long event)
+{
+}
+#endif
+
 static const struct ib_device_ops vrdma_ops = {
 	.owner = THIS_MODULE,
 	.driver_id = RDMA_DRIVER_UNKNOWN,
@@ -162,14 +170,6 @@ static int vrdma_netdev_event(struct notifier_block *nb, unsigned long event,
 		schedule_work(&dev->link_work);
 	return NOTIFY_OK;
 }
-
-#if VRDMA_CORE_FOLLOWS_NETDEV
-/* The driver's own notifier has seen to it: the link has a part in it, which the core cannot see. */
-static void vrdma_report_port_event(struct ib_device *ibdev,
-				    struct net_device *ndev, unsigned long event)
-{
-}
-#endif
 
 /* vrdma_port_state - of the network device and of the device's link, under rtnl_lock */
 enum ib_port_state vrdma_port_state(struct vrdma_dev *dev)

@@ -3,6 +3,7 @@
  * A queue pair's attributes and states.
  */
 #include <linux/capability.h>
+#include <rdma/ib_mad.h>
 
 #include "virtio_rdma.h"
 
