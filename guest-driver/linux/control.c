@@ -88,12 +88,13 @@ fail:
 /* vrdma_pages_add - put the next address into the array */
 void vrdma_pages_add(struct vrdma_pages *pages, u64 address)
 {
-	__le64 *data = pages->pieces[pages->piece].data;
-	size_t room = (PAGE_SIZE << pages->pieces[pages->piece].order) /
-		      sizeof(__le64);
+	size_t room;
+	__le64 *data;
 
 	if (WARN_ON_ONCE(pages->added == pages->count))
 		return;
+	data = pages->pieces[pages->piece].data;
+	room = (PAGE_SIZE << pages->pieces[pages->piece].order) / sizeof(*data);
 	data[pages->in_piece++] = cpu_to_le64(address);
 	pages->added++;
 	if (pages->in_piece == room) {

@@ -28,30 +28,17 @@ static int vrdma_query_counters(struct vrdma_dev *dev,
 			  sizeof(*counters));
 }
 
-/* Counters that the device does not count are not shown. */
-struct rdma_hw_stats *vrdma_alloc_hw_port_stats(struct ib_device *ibdev,
-						u32 port)
+static struct rdma_hw_stats *vrdma_alloc_hw_port_stats(struct ib_device *ibdev,
+						       u32 port)
 {
 	struct vrdma_dev *dev = to_vdev(ibdev);
-	struct virtio_rdma_counters counters;
-	unsigned int i, n = 0;
 
-	BUILD_BUG_ON(ARRAY_SIZE(vrdma_counter_names) != VIRTIO_RDMA_NUM_COUNTERS);
-	if (vrdma_query_counters(dev, &counters))
-		return NULL;
-	for (i = 0; i < VIRTIO_RDMA_NUM_COUNTERS; i++) {
-		if (le64_to_cpu(counters.counters[i]) == VIRTIO_RDMA_NOT_COUNTED)
-			continue;
-		dev->counter_descs[n].name = vrdma_counter_names[i];
-		dev->counter[n++] = i;
-	}
-	dev->num_counters = n;
-	return rdma_alloc_hw_stats_struct(dev->counter_descs, n,
+	return rdma_alloc_hw_stats_struct(dev->counter_descs, dev->num_counters,
 					  RDMA_HW_STATS_DEFAULT_LIFESPAN);
 }
 
-int vrdma_get_hw_stats(struct ib_device *ibdev, struct rdma_hw_stats *stats,
-		       u32 port, int index)
+static int vrdma_get_hw_stats(struct ib_device *ibdev,
+			      struct rdma_hw_stats *stats, u32 port, int index)
 {
 	struct vrdma_dev *dev = to_vdev(ibdev);
 	struct virtio_rdma_counters counters;
@@ -67,4 +54,32 @@ int vrdma_get_hw_stats(struct ib_device *ibdev, struct rdma_hw_stats *stats,
 		stats->value[i] =
 			le64_to_cpu(counters.counters[dev->counter[i]]);
 	return dev->num_counters;
+}
+
+static const struct ib_device_ops vrdma_counter_ops = {
+	.alloc_hw_port_stats = vrdma_alloc_hw_port_stats,
+	.get_hw_stats = vrdma_get_hw_stats,
+};
+
+/* vrdma_counters_init - find out which counters there are: what is not counted is not shown */
+int vrdma_counters_init(struct vrdma_dev *dev)
+{
+	struct virtio_rdma_counters counters;
+	unsigned int i, n = 0;
+	int ret;
+
+	BUILD_BUG_ON(ARRAY_SIZE(vrdma_counter_names) != VIRTIO_RDMA_NUM_COUNTERS);
+	ret = vrdma_query_counters(dev, &counters);
+	if (ret)
+		return ret;
+	for (i = 0; i < VIRTIO_RDMA_NUM_COUNTERS; i++) {
+		if (le64_to_cpu(counters.counters[i]) == VIRTIO_RDMA_NOT_COUNTED)
+			continue;
+		dev->counter_descs[n].name = vrdma_counter_names[i];
+		dev->counter[n++] = i;
+	}
+	dev->num_counters = n;
+	if (n)
+		ib_set_device_ops(&dev->ibdev, &vrdma_counter_ops);
+	return 0;
 }

@@ -36,9 +36,9 @@ void vrdma_ref_wait(struct vrdma_ref *ref)
 	wait_for_completion(&ref->free);
 }
 
-unsigned int vrdma_slots(struct virtqueue *vq)
+static unsigned int vrdma_slots(struct virtqueue *vq)
 {
-	return min(virtqueue_get_vring_size(vq), (unsigned int)VRDMA_MAX_SLOTS);
+	return min_t(unsigned int, virtqueue_get_vring_size(vq), VRDMA_MAX_SLOTS);
 }
 
 static int vrdma_give(struct virtqueue *vq, struct vrdma_event_slot *slot,

@@ -13,7 +13,7 @@
 #include "virtio_rdma.h"
 
 #if VRDMA_CORE_FOLLOWS_NETDEV
-/* The driver's own notifier has seen to it: the link has a part in it, which the core cannot see. */
+/* The driver's own notifier has seen to it: the core does not know of the device's link. */
 static void vrdma_report_port_event(struct ib_device *ibdev,
 				    struct net_device *ndev, unsigned long event)
 {
@@ -26,7 +26,6 @@ static const struct ib_device_ops vrdma_ops = {
 	.uverbs_abi_ver = VIRTIO_RDMA_ABI_VERSION,
 
 	.add_gid = vrdma_add_gid,
-	.alloc_hw_port_stats = vrdma_alloc_hw_port_stats,
 	.alloc_mr = vrdma_alloc_mr,
 	.alloc_pd = vrdma_alloc_pd,
 	.alloc_ucontext = vrdma_alloc_ucontext,
@@ -45,7 +44,6 @@ static const struct ib_device_ops vrdma_ops = {
 	.destroy_srq = vrdma_destroy_srq,
 	.disassociate_ucontext = vrdma_disassociate_ucontext,
 	.get_dma_mr = vrdma_get_dma_mr,
-	.get_hw_stats = vrdma_get_hw_stats,
 	.get_link_layer = vrdma_get_link_layer,
 	.get_port_immutable = vrdma_get_port_immutable,
 	.map_mr_sg = vrdma_map_mr_sg,
@@ -135,7 +133,7 @@ static bool vrdma_is_own_netdev(struct vrdma_dev *dev, struct net_device *ndev)
 {
 	return ndev->addr_len == ETH_ALEN &&
 	       ether_addr_equal_unaligned(ndev->perm_addr, dev->mac) &&
-	       list_empty(&ndev->adj_list.lower);
+	       list_empty(&ndev->adj_list.lower) && !netif_is_failover(ndev);
 }
 
 static int vrdma_netdev_event(struct notifier_block *nb, unsigned long event,
@@ -222,6 +220,9 @@ static int vrdma_register(struct vrdma_dev *dev)
 	strscpy(ibdev->node_desc, "virtio RDMA device",
 		sizeof(ibdev->node_desc));
 	ib_set_device_ops(ibdev, &vrdma_ops);
+	ret = vrdma_counters_init(dev);
+	if (ret)
+		return ret;
 	dma_set_max_seg_size(dev->dma_dev, UINT_MAX);
 	ret = ib_register_device(ibdev, "virtio_rdma%d", dev->dma_dev);
 	if (ret)
@@ -306,8 +307,7 @@ static int vrdma_probe(struct virtio_device *vdev)
 
 err_queues:
 	virtio_reset_device(vdev);
-	if (dev->control)
-		vrdma_control_drop(dev);
+	vrdma_control_drop(dev);
 	vrdma_events_free(dev);
 	vdev->config->del_vqs(vdev);
 err_states:
@@ -330,7 +330,10 @@ static void vrdma_remove(struct virtio_device *vdev)
 
 	if (virtqueue_is_broken(dev->control))
 		vrdma_control_stop(dev);
+	/* The notifier runs under this lock. */
+	rtnl_lock();
 	WRITE_ONCE(dev->registered, false);
+	rtnl_unlock();
 	cancel_work_sync(&dev->link_work);
 	ib_unregister_device(&dev->ibdev);
 	unregister_netdevice_notifier(&dev->netdev_nb);
@@ -348,7 +351,7 @@ static void vrdma_remove(struct virtio_device *vdev)
 }
 
 #ifdef CONFIG_PM_SLEEP
-/* The objects of a device do not outlive a suspension, and their users could not make them again. */
+/* A device's objects do not outlive a suspension, and their users could not make them again. */
 static int vrdma_freeze(struct virtio_device *vdev)
 {
 	dev_err(&vdev->dev,

@@ -38,7 +38,7 @@ static const enum ib_wc_opcode vrdma_opcodes[] = {
 	[VIRTIO_RDMA_WC_FAST_REGISTRATION] = IB_WC_REG_MR,
 };
 
-/* The entry that is next, if the device has written it; what it holds is read after this (QUE-13). */
+/* The entry that is next, if the device has written it: what it holds is read later (QUE-13). */
 static const struct virtio_rdma_cq_entry *vrdma_next(struct vrdma_dev *dev,
 						     struct vrdma_cq *cq)
 {

@@ -193,7 +193,7 @@ int vrdma_create_qp(struct ib_qp *ibqp, struct ib_qp_init_attr *attr,
 	vrdma_ref_init(&qp->ref);
 	mutex_init(&qp->mutex);
 	qp->state = IB_QPS_RESET;
-	qp->user = udata;
+	qp->user = !!udata;
 	qp->signal_all = attr->sq_sig_type == IB_SIGNAL_ALL_WR;
 	if (udata)
 		ret = vrdma_user_qp(dev, qp, attr, udata, &sq_state, &rq_state,

@@ -245,8 +245,10 @@ static inline void *vrdma_entry(const struct vrdma_ring *ring, u32 index)
 static inline void vrdma_publish(struct vrdma_dev *dev, __le32 *word, u32 value)
 {
 	if (dev->weak_barriers) {
+		/* The other side is another processor: it acquires the word. */
 		virt_store_release(word, cpu_to_le32(value));
 	} else {
+		/* The other side may be a device; reads of entries are ordered, too. */
 		mb();
 		WRITE_ONCE(*word, cpu_to_le32(value));
 	}
@@ -275,7 +277,6 @@ void vrdma_pages_add(struct vrdma_pages *pages, u64 address);
 void vrdma_pages_free(struct vrdma_pages *pages);
 
 /* events.c */
-unsigned int vrdma_slots(struct virtqueue *vq);
 int vrdma_events_init(struct vrdma_dev *dev);
 void vrdma_events_start(struct vrdma_dev *dev);
 void vrdma_events_free(struct vrdma_dev *dev);
@@ -300,10 +301,7 @@ enum rdma_link_layer vrdma_get_link_layer(struct ib_device *ibdev, u32 port);
 enum ib_port_state vrdma_port_state(struct vrdma_dev *dev);
 
 /* counters.c */
-struct rdma_hw_stats *vrdma_alloc_hw_port_stats(struct ib_device *ibdev,
-						u32 port);
-int vrdma_get_hw_stats(struct ib_device *ibdev, struct rdma_hw_stats *stats,
-		       u32 port, int index);
+int vrdma_counters_init(struct vrdma_dev *dev);
 
 /* gid.c */
 int vrdma_add_gid(const struct ib_gid_attr *attr, void **context);
