@@ -90,7 +90,8 @@ static inline void vrdma_ring_submit(struct vrdma_ring *ring)
 	vrdma_publish(&ring->state->producer, new_);
 	vrdma_full_barrier();
 	if (new_ - 1 - vrdma_read(&ring->state->doorbell) < new_ - old)
-		*(volatile __le32 *)ring->doorbell_page = htole32(ring->doorbell);
+		__atomic_store_n((volatile __le32 *)ring->doorbell_page, htole32(ring->doorbell),
+				 __ATOMIC_RELAXED);
 }
 
 struct vrdma_cq_ring {
