@@ -52,6 +52,7 @@ TEST(CompletionQueue, CompletionsOfAQueuePairThatIsGoneAreNotGivenOut) {
   // The slot behind the last that was given out is taken out by the next poll.
   EXPECT_TRUE(cq.poll(8).empty());
   EXPECT_EQ(cq.state.consumer, 8U);
+  EXPECT_EQ(cq.ring.num_stale, 0U);
 }
 
 TEST(CompletionQueue, ANumberThatIsInUseAgainHasItsCompletionsGivenOut) {

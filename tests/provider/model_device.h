@@ -35,7 +35,7 @@ class ModelWorkQueue {
   }
 
   // The driver's side.
-  virtio_rdma_queue_state state{};
+  alignas(VIRTIO_RDMA_STATE_ALIGNMENT) virtio_rdma_queue_state state{};
   vrdma_ring ring{};
   bool post(uint64_t wr_id) {
     void* slot = vrdma_ring_slot(&ring);
