@@ -11,9 +11,9 @@ namespace rdma {
 
 void GuestMemory::set_table(std::span<const RdmaMemoryRegion> regions)
 {
+    _last = &no_region;
     _regions.assign(regions.begin(), regions.end());
     std::ranges::sort(_regions, {}, &RdmaMemoryRegion::gpa);
-    _last = 0;
     invalidate_translations();
 }
 
@@ -34,19 +34,24 @@ void GuestMemory::set_dirty_log(bool on, DirtyFn dirty, void* opaque)
     _dirty_opaque = opaque;
 }
 
-const RdmaMemoryRegion* GuestMemory::find(uint64_t gpa) const
+namespace {
+
+bool holds(const RdmaMemoryRegion& region, uint64_t gpa)
 {
-    // gpa - r.gpa wraps to a large number below the region.
-    auto holds = [gpa](const RdmaMemoryRegion& r) { return gpa - r.gpa < r.size; };
-    if (_last < _regions.size() && holds(_regions[_last])) {
-        return &_regions[_last];
-    }
+    // This wraps to a large number below the region.
+    return gpa - region.gpa < region.size;
+}
+
+} // namespace
+
+bool GuestMemory::find(uint64_t gpa) const
+{
     auto it = std::ranges::upper_bound(_regions, gpa, {}, &RdmaMemoryRegion::gpa);
-    if (it == _regions.begin() || !holds(*--it)) {
-        return nullptr;
+    if (it == _regions.begin() || !holds(*--it, gpa)) {
+        return false;
     }
-    _last = static_cast<size_t>(it - _regions.begin());
-    return &*it;
+    _last = &*it;
+    return true;
 }
 
 GuestMemory::Translated GuestMemory::translate(uint64_t& address, bool for_write) const
@@ -78,7 +83,7 @@ GuestMemory::Translated GuestMemory::translate(uint64_t& address, bool for_write
     return Translated::mapped;
 }
 
-GuestMemory::Piece GuestMemory::resolve(uint64_t address, uint64_t size, bool for_write) const
+bool GuestMemory::translate_piece(uint64_t& address, uint64_t& size, bool for_write) const
 {
     // An IOMMU may find out as it is asked that it does not translate for the device any more.
     unsigned changes_left = 1;
@@ -89,14 +94,27 @@ GuestMemory::Piece GuestMemory::resolve(uint64_t address, uint64_t size, bool fo
             break;
         }
         if (result == Translated::refused || changes_left-- == 0) {
-            return {};
+            return false;
         }
     }
-    const RdmaMemoryRegion* r = find(address);
-    if (!r || (for_write && r->readonly)) {
+    return true;
+}
+
+// Nearly every access is to the region of the one before, and is not translated.
+inline GuestMemory::Piece GuestMemory::resolve(uint64_t address, uint64_t size,
+                                               bool for_write) const
+{
+    if (_translate && !translate_piece(address, size, for_write)) [[unlikely]] {
         return {};
     }
-    return {r, address, std::min(size, r->size - (address - r->gpa))};
+    if (!holds(*_last, address) && !find(address)) [[unlikely]] {
+        return {};
+    }
+    const RdmaMemoryRegion& region = *_last;
+    if (for_write && region.readonly) {
+        return {};
+    }
+    return {&region, address, std::min(size, region.size - (address - region.gpa))};
 }
 
 std::span<const std::byte> GuestMemory::readable(uint64_t gpa, uint64_t size) const
@@ -202,6 +220,22 @@ bool GuestMemory::load_acquire(uint64_t gpa, uint32_t& out) const
         return false;
     }
     out = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    return true;
+}
+
+bool GuestMemory::load_acquire(uint64_t gpa, uint32_t& first, uint32_t& second) const
+{
+    auto run = readable(gpa, 2 * sizeof(uint32_t));
+    if (run.size() < 2 * sizeof(uint32_t)) {
+        // They may lie in two pieces of memory.
+        return load_acquire(gpa, first) && load_acquire(gpa + sizeof(uint32_t), second);
+    }
+    const uint32_t* words = word_of<uint32_t>(run, gpa);
+    if (!words) {
+        return false;
+    }
+    first = __atomic_load_n(words, __ATOMIC_ACQUIRE);
+    second = __atomic_load_n(words + 1, __ATOMIC_ACQUIRE);
     return true;
 }
 

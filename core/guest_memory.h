@@ -96,6 +96,8 @@ public:
     // Naturally aligned 32-bit word shared with a running guest: one atomic
     // access with the ordering a ring index needs. False as for read/write.
     [[nodiscard]] bool load_acquire(uint64_t gpa, uint32_t& out) const;
+    // The same of two such words, the second behind the first, each read by itself.
+    [[nodiscard]] bool load_acquire(uint64_t gpa, uint32_t& first, uint32_t& second) const;
     [[nodiscard]] bool store_release(uint64_t gpa, uint32_t value);
 
     // 64-bit atomic read-modify-write of naturally aligned guest memory, for
@@ -131,10 +133,16 @@ private:
     Translated translate(uint64_t& address, bool for_write) const;
     // A word that is read and written; null where it is not aligned whole memory.
     uint64_t* atomic_word(uint64_t gpa);
-    const RdmaMemoryRegion* find(uint64_t gpa) const;
+    // The address in the table, and how far it is valid. False: it is not mapped, or not for
+    // such an access.
+    bool translate_piece(uint64_t& address, uint64_t& size, bool for_write) const;
+    // Makes the region that holds gpa the last one. False: none does.
+    bool find(uint64_t gpa) const;
+
+    static constexpr RdmaMemoryRegion no_region{};
 
     std::vector<RdmaMemoryRegion> _regions; // sorted by gpa
-    mutable size_t _last = 0;               // index of the region found last
+    mutable const RdmaMemoryRegion* _last = &no_region; // the one found last
     RdmaTranslate* _translate = nullptr;
     void* _translate_opaque = nullptr;
     uint64_t _generation = 1; // of translations

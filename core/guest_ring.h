@@ -102,9 +102,9 @@ private:
 
     bool load(const GuestMemory& memory, uint32_t& tail, uint32_t& head) const
     {
-        return _slots > 0 && memory.load_acquire(_state + tail_offset, tail) &&
-               memory.load_acquire(_state + head_offset, head) && tail <= index_mask() &&
-               head <= index_mask() && ((tail - head) & index_mask()) <= _slots;
+        static_assert(head_offset == tail_offset + sizeof(tail));
+        return _slots > 0 && memory.load_acquire(_state + tail_offset, tail, head) &&
+               tail <= index_mask() && head <= index_mask() && ((tail - head) & index_mask()) <= _slots;
     }
     uint64_t gpa_of(uint32_t index) const
     {

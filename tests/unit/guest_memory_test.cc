@@ -195,6 +195,23 @@ TEST_F(TranslatedMemoryTest, a_page_is_asked_for_once_until_it_is_invalidated)
     EXPECT_FALSE(memory.load_acquire(0x7000, word));
 }
 
+TEST_F(TranslatedMemoryTest, two_words_may_lie_in_two_pages)
+{
+    mappings[0x7000] = {ram_base + page, true, true};
+    mappings[0x8000] = {ram_base, true, true};
+    EXPECT_TRUE(memory.store_release(0x7ffc, 1));
+    EXPECT_TRUE(memory.store_release(0x8000, 2));
+    uint32_t first = 0;
+    uint32_t second = 0;
+    EXPECT_TRUE(memory.load_acquire(0x7ffc, first, second));
+    EXPECT_EQ(first, 1u);
+    EXPECT_EQ(second, 2u);
+    EXPECT_TRUE(memory.load_acquire(0x8000, first, second));
+    EXPECT_EQ(first, 2u);
+    EXPECT_FALSE(memory.load_acquire(0x8002, first, second)) << "not aligned";
+    EXPECT_FALSE(memory.load_acquire(0x8ffc, first, second)) << "no page for the second";
+}
+
 TEST_F(TranslatedMemoryTest, pages_of_one_slot_of_the_cache_are_told_apart)
 {
     for (uint64_t i = 0; i < 3; ++i) {
