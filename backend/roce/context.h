@@ -100,7 +100,7 @@ struct Context {
     // on is that of the GID it is for, if that is not known. Our own frames tell nothing.
     void learn_vlan(const Packet& packet)
     {
-        if (!gids.owns(packet.source)) {
+        if (!gids.knows_vlan(packet.destination) && !gids.owns(packet.source)) {
             gids.learn(packet.destination, packet.vlan);
         }
     }

@@ -21,27 +21,41 @@ constexpr unsigned max_checked = 4096;
 
 } // namespace
 
-bool Engine::wants(std::span<const uint8_t> frame) const
+bool Engine::wants(std::span<const uint8_t> frame, Layers& layers) const
 {
-    auto destination = peek_destination(frame);
-    if (!destination) {
-        return false;
+    return parse_network(frame, layers) == ParseError::none &&
+           _ctx.gids.owns(layers.l3.destination);
+}
+
+void Engine::count_received(std::span<const uint8_t> frame)
+{
+    ++_ctx.stats.rx_packets;
+    _ctx.stats.rx_bytes += frame.size();
+}
+
+void Engine::receive(std::span<const uint8_t> frame, const Layers& layers, int64_t now)
+{
+    _ctx.now = now;
+    count_received(frame);
+    std::array<uint8_t, grh_size> grh;
+    Packet packet;
+    ParseError error = parse(layers, grh, packet);
+    if (error != ParseError::none) {
+        ++(error == ParseError::icrc ? _ctx.stats.drop_icrc : _ctx.stats.drop_malformed);
+        return;
     }
-    return _ctx.gids.owns(*destination);
+    dispatch(packet);
 }
 
 void Engine::receive(std::span<const uint8_t> frame, int64_t now)
 {
-    _ctx.now = now;
-    ++_ctx.stats.rx_packets;
-    _ctx.stats.rx_bytes += frame.size();
-    std::array<uint8_t, grh_size> grh;
-    auto packet = parse(frame, grh);
-    if (!packet) {
-        ++(packet.error() == ParseError::icrc ? _ctx.stats.drop_icrc : _ctx.stats.drop_malformed);
+    Layers layers;
+    if (parse_network(frame, layers) != ParseError::none) {
+        count_received(frame);
+        ++_ctx.stats.drop_malformed;
         return;
     }
-    dispatch(*packet);
+    receive(frame, layers, now);
 }
 
 void Engine::observe_sent(std::span<const uint8_t> head)

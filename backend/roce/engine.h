@@ -24,9 +24,17 @@ public:
     // Must be called before anything else.
     void set_client(BackendClient& client) { _ctx.client = &client; }
 
-    // Whether a frame is for one of our addresses. Does not change anything.
-    bool wants(std::span<const uint8_t> frame) const;
-    // A frame for which wants() was true. now: nanoseconds, never decreasing.
+    // Whether a frame is for one of our addresses; its layers are found, if so. Does not change
+    // anything.
+    bool wants(std::span<const uint8_t> frame, Layers& layers) const;
+    bool wants(std::span<const uint8_t> frame) const
+    {
+        Layers layers;
+        return wants(frame, layers);
+    }
+    // A frame for which wants() was true, with the layers that it has found. now: nanoseconds,
+    // never decreasing.
+    void receive(std::span<const uint8_t> frame, const Layers& layers, int64_t now);
     void receive(std::span<const uint8_t> frame, int64_t now);
     // The beginning of a frame that the port's network card sends: tells which
     // VLAN its address is on. Not called for frames of our own.
@@ -110,6 +118,7 @@ private:
         _qps.for_each([&](uint32_t, QueuePair& qp) { fn(qp); });
     }
     Timer* find_timer(uint32_t id) const;
+    void count_received(std::span<const uint8_t> frame);
     void receive_own(int64_t now);
     void send_last();
     void dispatch(const Packet& packet);

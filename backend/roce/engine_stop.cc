@@ -63,8 +63,7 @@ void Engine::stop(int64_t now)
 
 void Engine::receive_stopped(std::span<const uint8_t> frame)
 {
-    ++_ctx.stats.rx_packets;
-    _ctx.stats.rx_bytes += frame.size();
+    count_received(frame);
     std::array<uint8_t, grh_size> grh;
     auto packet = parse(frame, grh);
     QueuePair* qp = packet ? find_by_qpn(packet->destination_qp) : nullptr;

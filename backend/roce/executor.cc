@@ -23,7 +23,8 @@ private:
 
 bool Executor::receive(std::span<const uint8_t> frame)
 {
-    if (!_engine->wants(frame)) {
+    Layers layers;
+    if (!_engine->wants(frame, layers)) {
         return false;
     }
     if (_stopped) {
@@ -47,7 +48,7 @@ bool Executor::receive(std::span<const uint8_t> frame)
         _waiting.push_back().assign(frame.begin(), frame.end());
         return true;
     }
-    _engine->receive(frame, _ops.now(_opaque));
+    _engine->receive(frame, layers, _ops.now(_opaque));
     run();
     return true;
 }

@@ -101,6 +101,13 @@ public:
             return e.valid && same_gid(e.gid, gid) && e.vlan.value_or(vlan) == vlan;
         });
     }
+    // Whether learn() has nothing to learn of this GID.
+    bool knows_vlan(const ibv_gid& gid) const
+    {
+        return std::ranges::none_of(used(), [&](const Entry& e) {
+            return e.valid && !e.vlan && same_gid(e.gid, gid);
+        });
+    }
     void learn(const ibv_gid& gid, uint16_t vlan)
     {
         for (Entry& entry : used()) {

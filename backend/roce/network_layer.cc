@@ -11,55 +11,59 @@ namespace {
 
 constexpr uint16_t ipv4_fragment_bits = 0x3fff; // MF and offset
 
-std::expected<Layer3, ParseError> parse_udp(std::span<const uint8_t> packet, size_t ip_size,
-                                            Layer3 l3)
+ParseError parse_udp(std::span<const uint8_t> packet, size_t ip_size, Layer3& l3)
 {
     // packet is cut to what the IP header says.
     UdpHeader udp;
     Reader reader(packet.subspan(ip_size));
     if (!reader.take(udp)) {
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
     if (udp.destination_port != roce_v2_port) {
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
     size_t length = udp.length;
     if (length < sizeof(UdpHeader) || length > packet.size() - ip_size) {
-        return std::unexpected(ParseError::malformed);
+        return ParseError::malformed;
     }
     l3.headers = packet.first(ip_size + sizeof(UdpHeader));
     l3.transport = packet.subspan(ip_size + sizeof(UdpHeader), length - sizeof(UdpHeader));
-    return l3;
+    return ParseError::none;
 }
 
-std::expected<Layer3, ParseError> parse_ipv4(std::span<const uint8_t> bytes)
+ParseError parse_ipv4(std::span<const uint8_t> bytes, Layer3& l3)
 {
     Ipv4Header ip;
     if (!Reader(bytes).take(ip) || ip.version_ihl != ipv4_no_options ||
         ip.protocol != ip_protocol_udp || (ip.fragment & ipv4_fragment_bits) != 0) {
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
-    Layer3 l3{NetworkType::ipv4, mapped(ip.source), mapped(ip.destination), ip.tos, {}, {}};
+    l3.network = NetworkType::ipv4;
+    l3.source = mapped(ip.source);
+    l3.destination = mapped(ip.destination);
+    l3.traffic_class = ip.tos;
     size_t length = ip.total_length;
     if (length < sizeof(ip) || length > bytes.size()) {
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
     return parse_udp(bytes.first(length), sizeof(ip), l3);
 }
 
-std::expected<Layer3, ParseError> parse_ipv6(std::span<const uint8_t> bytes, NetworkType network)
+ParseError parse_ipv6(std::span<const uint8_t> bytes, NetworkType network, Layer3& l3)
 {
     Ipv6Header ip;
     bool v1 = network == NetworkType::roce_v1;
     uint8_t next = v1 ? grh_next_header_bth : ip_protocol_udp;
     if (!Reader(bytes).take(ip) || ip.version_class_flow >> 28 != 6 || ip.next_header != next) {
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
-    Layer3 l3{network, as_gid(ip.source), as_gid(ip.destination),
-              static_cast<uint8_t>(ip.version_class_flow >> 20), {}, {}};
+    l3.network = network;
+    l3.source = as_gid(ip.source);
+    l3.destination = as_gid(ip.destination);
+    l3.traffic_class = static_cast<uint8_t>(ip.version_class_flow >> 20);
     size_t length = ip.payload_length;
     if (length > bytes.size() - sizeof(ip)) {
-        return std::unexpected(v1 ? ParseError::malformed : ParseError::not_roce);
+        return v1 ? ParseError::malformed : ParseError::not_roce;
     }
     bytes = bytes.first(sizeof(ip) + length);
     if (!v1) {
@@ -67,7 +71,7 @@ std::expected<Layer3, ParseError> parse_ipv6(std::span<const uint8_t> bytes, Net
     }
     l3.headers = bytes.first(sizeof(ip));
     l3.transport = bytes.subspan(sizeof(ip));
-    return l3;
+    return ParseError::none;
 }
 
 // False where the frame is too short.
@@ -96,22 +100,6 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
 
 } // namespace
 
-ibv_gid mapped(const std::array<uint8_t, 4>& v4)
-{
-    ibv_gid gid{};
-    gid.raw[10] = 0xff;
-    gid.raw[11] = 0xff;
-    std::copy(v4.begin(), v4.end(), gid.raw + 12);
-    return gid;
-}
-
-ibv_gid as_gid(const std::array<uint8_t, 16>& v6)
-{
-    ibv_gid gid;
-    std::copy(v6.begin(), v6.end(), gid.raw);
-    return gid;
-}
-
 uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
                  std::span<const uint8_t> rest)
 {
@@ -139,31 +127,22 @@ uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
     return crc32_gzip_refl(crc, rest.data() + sizeof(Bth), rest.size() - sizeof(Bth));
 }
 
-std::expected<Layer3, ParseError> parse_network(std::span<const uint8_t> frame, Layer2& l2)
+ParseError parse_network(std::span<const uint8_t> frame, Layers& layers)
 {
-    if (!parse_ethernet(frame, l2)) {
-        return std::unexpected(ParseError::not_roce);
+    if (!parse_ethernet(frame, layers.l2)) {
+        return ParseError::not_roce;
     }
-    switch (l2.ethertype) {
+    std::span<const uint8_t> rest = layers.l2.rest;
+    switch (layers.l2.ethertype) {
     case ethertype_ipv4:
-        return parse_ipv4(l2.rest);
+        return parse_ipv4(rest, layers.l3);
     case ethertype_ipv6:
-        return parse_ipv6(l2.rest, NetworkType::ipv6);
+        return parse_ipv6(rest, NetworkType::ipv6, layers.l3);
     case ethertype_roce_v1:
-        return parse_ipv6(l2.rest, NetworkType::roce_v1);
+        return parse_ipv6(rest, NetworkType::roce_v1, layers.l3);
     default:
-        return std::unexpected(ParseError::not_roce);
+        return ParseError::not_roce;
     }
-}
-
-std::expected<ibv_gid, ParseError> peek_destination(std::span<const uint8_t> frame)
-{
-    Layer2 l2;
-    auto l3 = parse_network(frame, l2);
-    if (!l3) {
-        return std::unexpected(l3.error());
-    }
-    return l3->destination;
 }
 
 std::optional<Sender> peek_sender(std::span<const uint8_t> head)

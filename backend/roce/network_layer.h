@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstring>
-#include <expected>
 #include <optional>
 #include <span>
 
@@ -16,8 +15,20 @@ namespace rdma::roce {
 inline constexpr uint8_t ipv4_no_options = 0x45;
 
 // IPv4 addresses as ::ffff:a.b.c.d
-ibv_gid mapped(const std::array<uint8_t, 4>& v4);
-ibv_gid as_gid(const std::array<uint8_t, 16>& v6);
+inline ibv_gid mapped(const std::array<uint8_t, 4>& v4)
+{
+    ibv_gid gid{};
+    gid.raw[10] = 0xff;
+    gid.raw[11] = 0xff;
+    std::memcpy(gid.raw + 12, v4.data(), v4.size());
+    return gid;
+}
+inline ibv_gid as_gid(const std::array<uint8_t, 16>& v6)
+{
+    ibv_gid gid;
+    std::memcpy(gid.raw, v6.data(), v6.size());
+    return gid;
+}
 
 // A cursor over bytes that never goes past their end.
 class Reader {
@@ -40,6 +51,7 @@ private:
 };
 
 enum class ParseError {
+    none,
     not_roce,  // some other traffic: not ours to take
     malformed, // too short, lengths that do not fit, bad version or opcode
     icrc,
@@ -64,18 +76,21 @@ struct Layer3 {
     std::span<const uint8_t> transport; // BTH up to and with the ICRC
 };
 
-// Both layers of a frame.
-std::expected<Layer3, ParseError> parse_network(std::span<const uint8_t> frame, Layer2& l2);
+// What a frame has below its BTH. Spans point into the frame.
+struct Layers {
+    Layer2 l2;
+    Layer3 l3;
+};
+
+// Whether a frame claims to be RoCE at all, and where its layers are: the look at every frame of
+// the NIC. IPv4 fragments are not ours. layers is undefined where the frame has been refused.
+ParseError parse_network(std::span<const uint8_t> frame, Layers& layers);
 
 // The ICRC (A17.3.3) over the headers from the IP header on, with what routers
 // may change set to ones, behind eight bytes of ones that stand for the LRH.
 // network_headers: IP and UDP, or the GRH; rest: from BTH to before the ICRC.
 uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
                  std::span<const uint8_t> rest);
-
-// Whether a frame claims to be RoCE at all, and for which address: the cheap
-// look at every frame of the NIC. IPv4 fragments are not ours.
-std::expected<ibv_gid, ParseError> peek_destination(std::span<const uint8_t> frame);
 
 // Where a frame of any other traffic comes from: the IP address of its sender
 // (IPv4, IPv6, ARP), and on which VLAN. head: its beginning, 96 bytes suffice.

@@ -151,36 +151,31 @@ bool take_extended(Reader& reader, unsigned bits, Packet& packet)
 
 } // namespace
 
-std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
-                                        std::span<uint8_t, grh_size> scratch)
+ParseError parse(const Layers& layers, std::span<uint8_t, grh_size> scratch, Packet& packet)
 {
-    Layer2 l2;
-    auto l3 = parse_network(frame, l2);
-    if (!l3) {
-        return std::unexpected(l3.error());
+    const auto& [l2, l3] = layers;
+    if (l3.transport.size() < sizeof(Bth) + icrc_size) {
+        return ParseError::malformed;
     }
-    if (l3->transport.size() < sizeof(Bth) + icrc_size) {
-        return std::unexpected(ParseError::malformed);
-    }
-    size_t covered = l3->transport.size() - icrc_size;
+    size_t covered = l3.transport.size() - icrc_size;
     uint32_t icrc;
-    std::memcpy(&icrc, l3->transport.data() + covered, icrc_size);
-    auto body = l3->transport.first(covered);
-    if (icrc_of(l3->network, l3->headers, body) != icrc) {
-        return std::unexpected(ParseError::icrc);
+    std::memcpy(&icrc, l3.transport.data() + covered, icrc_size);
+    auto body = l3.transport.first(covered);
+    if (icrc_of(l3.network, l3.headers, body) != icrc) {
+        return ParseError::icrc;
     }
 
     Reader reader(body);
     Bth bth;
     reader.take(bth);
-    Packet packet{};
-    packet.network = l3->network;
+    packet = {};
+    packet.network = l3.network;
     packet.source_mac = l2.ethernet.source;
     packet.vlan = l2.vlan;
     packet.priority = l2.priority;
-    packet.source = l3->source;
-    packet.destination = l3->destination;
-    packet.congestion_experienced = (l3->traffic_class & ecn_mask) == ecn_ce;
+    packet.source = l3.source;
+    packet.destination = l3.destination;
+    packet.congestion_experienced = (l3.traffic_class & ecn_mask) == ecn_ce;
     packet.opcode = bth.opcode;
     packet.solicited = bth.flags & bth_solicited;
     packet.ack_request = bth.ack_request & bth_ack_request;
@@ -188,11 +183,11 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
     packet.destination_qp = bth.destination_qp;
     packet.psn = Psn(bth.psn);
     if (bth.opcode == opcode_cnp) {
-        return packet;
+        return ParseError::none;
     }
     unsigned bits = headers_of(bth.opcode);
     if ((bth.flags & bth_tver_mask) != 0) {
-        return std::unexpected(ParseError::malformed);
+        return ParseError::malformed;
     }
     size_t pad = (bth.flags >> bth_pad_shift) & 3;
     bool valid = !(bits & unknown_operation) && take_extended(reader, bits, packet);
@@ -200,18 +195,36 @@ std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
     if (!valid || payload.size() < pad || (payload.size() > 0 && !(bits & has_payload)) ||
         payload.size() % 4 != 0 || payload.size() > max_mtu) {
         if (packet.transport() != transport_rc || packet.is_response()) {
-            return std::unexpected(ParseError::malformed);
+            return ParseError::malformed;
         }
         packet.is_invalid = true;
-        return packet;
+        return ParseError::none;
     }
     packet.payload = payload.first(payload.size() - pad);
+    if (packet.transport() != transport_ud) {
+        return ParseError::none;
+    }
 
     std::fill(scratch.begin(), scratch.end(), uint8_t{0});
     // An IPv4 header lies in the last 20 bytes (A17.4.5.2).
     size_t at = packet.network == NetworkType::ipv4 ? grh_size - sizeof(Ipv4Header) : 0;
-    std::copy_n(l3->headers.begin(), grh_size - at, scratch.begin() + static_cast<ptrdiff_t>(at));
+    std::copy_n(l3.headers.begin(), grh_size - at, scratch.begin() + static_cast<ptrdiff_t>(at));
     packet.grh = scratch;
+    return ParseError::none;
+}
+
+std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
+                                        std::span<uint8_t, grh_size> scratch)
+{
+    Layers layers;
+    ParseError error = parse_network(frame, layers);
+    Packet packet;
+    if (error == ParseError::none) {
+        error = parse(layers, scratch, packet);
+    }
+    if (error != ParseError::none) {
+        return std::unexpected(error);
+    }
     return packet;
 }
 

@@ -41,7 +41,7 @@ struct Packet {
     uint32_t source_qp;      // DETH
     uint32_t immediate;      // ImmDt, as it lies in memory
     std::span<const uint8_t> payload; // without pad bytes
-    std::span<const uint8_t> grh;     // 40 bytes to put before a datagram
+    std::span<const uint8_t> grh;     // UD: 40 bytes to put before the datagram
     uint8_t operation() const { return opcode & 0x1f; }
     uint8_t transport() const { return opcode & transport_mask; }
     bool is_response() const
@@ -51,7 +51,10 @@ struct Packet {
     }
 };
 
-// scratch receives what grh of the packet points at (for IPv4, A17.4.5.2).
+// Takes a frame apart of which parse_network() has found the layers. scratch receives what grh of
+// a datagram points at (for IPv4, A17.4.5.2). packet is undefined where the frame is refused.
+ParseError parse(const Layers& layers, std::span<uint8_t, grh_size> scratch, Packet& packet);
+// The same of a frame as it has come.
 std::expected<Packet, ParseError> parse(std::span<const uint8_t> frame,
                                         std::span<uint8_t, grh_size> scratch);
 

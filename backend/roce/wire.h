@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,12 +21,19 @@ public:
     constexpr BigEndian() = default;
     constexpr BigEndian(T value)
     {
+        if constexpr (Bytes == sizeof(T)) {
+            _bytes = std::bit_cast<std::array<uint8_t, Bytes>>(swapped(value));
+            return;
+        }
         for (size_t i = Bytes; i-- > 0; value = static_cast<T>(value >> 8)) {
             _bytes[i] = static_cast<uint8_t>(value);
         }
     }
     constexpr operator T() const
     {
+        if constexpr (Bytes == sizeof(T)) {
+            return swapped(std::bit_cast<T>(_bytes));
+        }
         T value = 0;
         for (uint8_t byte : _bytes) {
             value = static_cast<T>((value << 8) | byte);
@@ -34,7 +42,13 @@ public:
     }
 
 private:
-    uint8_t _bytes[Bytes]{};
+    // Between the byte orders of the host and of the wire.
+    static constexpr T swapped(T value)
+    {
+        return std::endian::native == std::endian::little ? std::byteswap(value) : value;
+    }
+
+    std::array<uint8_t, Bytes> _bytes{};
 };
 
 using be16 = BigEndian<uint16_t>;

@@ -118,16 +118,17 @@ INSTANTIATE_TEST_SUITE_P(Networks, PacketTest,
 TEST(Packet, other_traffic_is_not_taken)
 {
     auto frame = write_frame(NetworkType::ipv4, 8);
-    EXPECT_TRUE(peek_destination(frame));
+    Layers layers;
+    EXPECT_EQ(parse_network(frame, layers), ParseError::none);
     auto other_port = frame;
     other_port[14 + 20 + 3] = 1; // UDP destination port
-    EXPECT_EQ(peek_destination(other_port).error(), ParseError::not_roce);
+    EXPECT_EQ(parse_network(other_port, layers), ParseError::not_roce);
     auto fragment = frame;
     fragment[14 + 6] = 0x20; // more fragments
-    EXPECT_EQ(peek_destination(fragment).error(), ParseError::not_roce);
+    EXPECT_EQ(parse_network(fragment, layers), ParseError::not_roce);
     auto tcp = frame;
     tcp[14 + 9] = 6;
-    EXPECT_EQ(peek_destination(tcp).error(), ParseError::not_roce);
+    EXPECT_EQ(parse_network(tcp, layers), ParseError::not_roce);
 }
 
 } // namespace
