@@ -13,13 +13,14 @@ namespace {
 
 constexpr uint16_t ipv4_dont_fragment = 0x4000;
 
-// The one's complement sum of the header's words, folded (RFC 791).
+// The one's complement sum of the header's words, folded (RFC 791), in their order of bytes: words
+// may be added as they lie in memory, and two at a time (RFC 1071, 2).
 uint16_t ipv4_checksum(const uint8_t* header)
 {
-    uint32_t sum = 0;
-    for (size_t i = 0; i < sizeof(Ipv4Header); i += 2) {
-        sum += static_cast<uint32_t>(header[i] << 8 | header[i + 1]);
-    }
+    std::array<uint32_t, sizeof(Ipv4Header) / sizeof(uint32_t)> words;
+    std::memcpy(words.data(), header, sizeof(words));
+    uint64_t sum = uint64_t{words[0]} + words[1] + words[2] + words[3] + words[4];
+    sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     return static_cast<uint16_t>(~sum);
@@ -121,25 +122,22 @@ std::optional<Path> Path::from_headers(std::span<const uint8_t> headers, uint32_
                 traffic_class, flow_label, hop_limit, udp.source_port, gid_index, priority);
 }
 
-void FrameBuilder::append(const void* bytes, size_t size)
-{
-    std::memcpy(_frame.data() + _size, bytes, size);
-    _size += size;
-}
-
 void FrameBuilder::begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32_t destination_qp,
                          Psn psn, bool ack_request, bool solicited)
 {
     _size = 0;
     _payload_size = 0;
     _network = path._network;
-    constexpr size_t at_ethertype = offsetof(EthernetHeader, ethertype);
-    append(path._headers.data(), at_ethertype);
+    // All that a path has room for each time: what it does not fill is written over.
+    header(path._headers);
     if (vlan != no_vlan) {
+        constexpr size_t at_ethertype = offsetof(EthernetHeader, ethertype);
+        _size = at_ethertype;
         header(VlanTag{ethertype_vlan, static_cast<uint16_t>(
                                                   path._priority << vlan_priority_shift | vlan)});
+        append(path._headers.data() + at_ethertype, path._headers.size() - at_ethertype);
     }
-    append(path._headers.data() + at_ethertype, path._size - at_ethertype);
+    _size -= path._headers.size() - path._size;
     _ip = _size - path._size + sizeof(EthernetHeader);
     _bth = _size;
     Bth bth{};
@@ -177,7 +175,8 @@ std::span<const uint8_t> FrameBuilder::finish()
     if (_network == NetworkType::ipv4) {
         store16(ip + offsetof(Ipv4Header, total_length),
                 sizeof(Ipv4Header) + sizeof(UdpHeader) + transport_size);
-        store16(ip + offsetof(Ipv4Header, checksum), ipv4_checksum(ip));
+        uint16_t checksum = ipv4_checksum(ip);
+        std::memcpy(ip + offsetof(Ipv4Header, checksum), &checksum, sizeof(checksum));
     } else {
         size_t udp = _network == NetworkType::ipv6 ? sizeof(UdpHeader) : 0;
         store16(ip + offsetof(Ipv6Header, payload_length), udp + transport_size);

@@ -3,6 +3,7 @@
 // Frames put together: the headers that all packets to one destination share, and each packet.
 #pragma once
 
+#include <cstring>
 #include <optional>
 #include <span>
 
@@ -71,7 +72,11 @@ public:
     std::span<const uint8_t> finish();
 
 private:
-    void append(const void* bytes, size_t size);
+    void append(const void* bytes, size_t size)
+    {
+        std::memcpy(_frame.data() + _size, bytes, size);
+        _size += size;
+    }
 
     std::array<uint8_t, max_frame> _frame;
     size_t _size = 0;

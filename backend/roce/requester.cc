@@ -492,7 +492,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         enter_error(_ctx, qp, IBV_WC_LOC_PROT_ERR);
         return;
     }
-    req.window.answered();
+    req.window.answered(*wqe);
     req.congestion.acknowledged(1);
     complete_acknowledged(qp);
 }

@@ -130,6 +130,7 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
     uint32_t rkey = resp.write_rkey;
     uint32_t remaining = resp.write_remaining;
     uint64_t received = resp.received;
+    const MemoryRegion* mr = nullptr; // that holds all that remains
     if (starts_message(op)) {
         address = packet.remote_address;
         rkey = packet.rkey;
@@ -139,9 +140,10 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
             refuse(qp, invalid);
             return;
         }
-        if (!(qp.attr.qp_access_flags & IBV_ACCESS_REMOTE_WRITE) ||
-            (remaining > 0 && !_ctx.regions.check(rkey, qp.init.pd, address, remaining,
-                                                  IBV_ACCESS_REMOTE_WRITE))) {
+        if (remaining > 0) {
+            mr = _ctx.regions.check(rkey, qp.init.pd, address, remaining, IBV_ACCESS_REMOTE_WRITE);
+        }
+        if (!(qp.attr.qp_access_flags & IBV_ACCESS_REMOTE_WRITE) || (remaining > 0 && !mr)) {
             refuse(qp, access);
             return;
         }
@@ -157,8 +159,9 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
         return;
     }
     if (size > 0) {
-        const MemoryRegion* mr =
-            _ctx.regions.check(rkey, qp.init.pd, address, size, IBV_ACCESS_REMOTE_WRITE);
+        if (!mr) {
+            mr = _ctx.regions.check(rkey, qp.init.pd, address, size, IBV_ACCESS_REMOTE_WRITE);
+        }
         if (!mr || !_ctx.regions.write(*mr, address, std::as_bytes(packet.payload))) {
             refuse(qp, access);
             return;

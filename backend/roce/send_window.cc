@@ -3,31 +3,6 @@
 
 namespace rdma::roce {
 
-void SendWindow::pop()
-{
-    const SendWqe& wqe = front();
-    _outstanding_reads -= wqe.has_response() && wqe.initiated;
-    _requests.pop_front();
-    if (_cursor > 0) {
-        --_cursor;
-    }
-    if (_requests.empty()) {
-        _answers_ahead = 0;
-    }
-}
-
-void SendWindow::sent(SendWqe& wqe, uint32_t psns, bool last)
-{
-    if (!wqe.initiated) {
-        wqe.initiated = true;
-        _outstanding_reads += wqe.has_response();
-    }
-    _answers_ahead += psns - 1;
-    _send += psns;
-    _max = later_of(_max, _send);
-    _cursor += last;
-}
-
 void SendWindow::send_last_before_again(const SendWqe& wqe)
 {
     Psn last = wqe.first_psn - 1;
@@ -62,16 +37,6 @@ SendWindow::Acknowledged SendWindow::acknowledge(Psn psn)
     uint32_t packets = limit > _una ? limit.distance_from(_una) : 0;
     _una += packets;
     return {packets, blocked};
-}
-
-void SendWindow::answered()
-{
-    // An answer that the request sent again has not asked for yet ends what that will ask for.
-    const SendWqe* wqe = find(_una);
-    if (_una < _send && _una + 1 != wqe->end_psn()) {
-        --_answers_ahead;
-    }
-    ++_una;
 }
 
 SendWqe* SendWindow::find(Psn psn)

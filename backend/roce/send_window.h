@@ -101,14 +101,35 @@ public:
         _next += packets;
     }
     // Takes out the oldest one.
-    void pop();
+    void pop()
+    {
+        const SendWqe& wqe = front();
+        _outstanding_reads -= wqe.has_response() && wqe.initiated;
+        _requests.pop_front();
+        if (_cursor > 0) {
+            --_cursor;
+        }
+        if (_requests.empty()) {
+            _answers_ahead = 0;
+        }
+    }
     // Gives the memory of an empty window back.
     void release(SlotPool<SendWqe>& pool) { _requests.release(pool); }
 
     // The request to send from next, as an index; size() where all have been sent.
     size_t cursor() const { return _cursor; }
     // A packet of the request at the cursor has been sent, which takes so many PSNs. last: of it.
-    void sent(SendWqe& wqe, uint32_t psns, bool last);
+    void sent(SendWqe& wqe, uint32_t psns, bool last)
+    {
+        if (!wqe.initiated) {
+            wqe.initiated = true;
+            _outstanding_reads += wqe.has_response();
+        }
+        _answers_ahead += psns - 1;
+        _send += psns;
+        _max = later_of(_max, _send);
+        _cursor += last;
+    }
     // The local operation at the cursor has been carried out.
     void executed(SendWqe& wqe)
     {
@@ -132,8 +153,15 @@ public:
         bool blocked;
     };
     Acknowledged acknowledge(Psn psn);
-    // The response with una's PSN, of a READ or atomic, has come.
-    void answered();
+    // The response with una's PSN has come, of this READ or atomic.
+    void answered(const SendWqe& wqe)
+    {
+        // An answer that the request sent again has not asked for yet ends what that will ask for.
+        if (_una < _send && _una + 1 != wqe.end_psn()) {
+            --_answers_ahead;
+        }
+        ++_una;
+    }
     // The PSN of a datagram, which awaits no answer.
     Psn take_psn() { return std::exchange(_next, _next + 1); }
     // UC: sent is done (9.8.2.1).

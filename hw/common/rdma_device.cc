@@ -84,6 +84,11 @@ struct RdmaDevice final : DeviceHost {
         ops.log(opaque, level, std::string(message).c_str());
     }
 
+    // Nothing waits for the end of a call.
+    bool is_in_order() const
+    {
+        return pending == Pending::nothing && due_irqs.empty() && !pending_run_state;
+    }
     // What is under way does no more from now on.
     void defer(Pending what)
     {
@@ -242,6 +247,10 @@ public:
     ~Call()
     {
         if (!_outer) {
+            return;
+        }
+        if (_device->is_in_order()) {
+            _device->busy = false;
             return;
         }
         // Delivering leads to what is pending, and a failure to an interrupt. The rest

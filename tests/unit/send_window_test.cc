@@ -39,7 +39,7 @@ struct SendWindowTest : testing::Test {
     void answer(unsigned times)
     {
         for (unsigned i = 0; i < times; ++i) {
-            window.answered();
+            window.answered(*window.find(window.una()));
             window.skip_acknowledged();
         }
     }
