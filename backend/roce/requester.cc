@@ -90,6 +90,10 @@ bool Requester::may_start(const QueuePair& qp, const SendWqe& wqe)
 // have to be sent again from the region.
 bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
 {
+    if (wqe.initiated) {
+        qp.req.window.executed(wqe); // what is before it has been sent again
+        return true;
+    }
     if (wqe.opcode == IBV_WR_LOCAL_INV && &wqe != &qp.req.window.front()) {
         return false;
     }

@@ -186,6 +186,23 @@ TEST_F(MemoryManagement, an_invalidation_waits_for_what_was_posted_before_it)
     EXPECT_EQ(std::memcmp(a.at(a_buffer), b.at(ram_base + 0x200000), length), 0);
 }
 
+TEST_F(MemoryManagement, a_registration_is_carried_out_once_when_what_is_before_it_is_sent_again)
+{
+    MrKeys ra = a.fast_reg_region(2, all_access);
+    MrKeys kb = b.register_ram();
+    SendRequest write =
+        send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 16, ka.lkey, ram_base + 0x200000, kb.rkey);
+    a.send_queues[qa.id] = {write, registration(ra.lkey), write};
+    network.filter = [&, lost = 0](Node& from, auto&) mutable { return &from != &a || lost++ > 0; };
+    network.ring(a, qa.id);
+    ASSERT_TRUE(network.settle());
+    auto done = a.take_completions();
+    ASSERT_EQ(done.size(), 3u);
+    for (const Completion& completion : done) {
+        EXPECT_EQ(completion.wc.status, IBV_WC_SUCCESS) << completion.wc.wr_id;
+    }
+}
+
 // 128: what the devices advertise.
 TEST_F(MemoryManagement, the_longest_page_list_is_served)
 {
