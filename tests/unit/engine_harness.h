@@ -4,6 +4,7 @@
 // between them that delays, loses, repeats, reorders and corrupts as told.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -233,6 +234,7 @@ struct Faults {
     double repeat = 0;
     double reorder = 0;
     double corrupt = 0;
+    double block = 0; // the sender's link takes no more for up to 100 microseconds
 };
 
 // Connects nodes and keeps the time.
@@ -243,6 +245,7 @@ public:
     void add(Node& node)
     {
         _nodes.push_back(&node);
+        _opens.push_back(roce::no_deadline);
         node.transmit = [this, &node](std::vector<uint8_t> frame) { carry(node, std::move(frame)); };
     }
 
@@ -268,6 +271,9 @@ public:
     void start(Node& node)
     {
         node.stopped = false;
+        if (node.link_takes_more) {
+            node.engine.tx_ready();
+        }
         node.engine.start(now);
         run_engines();
     }
@@ -295,6 +301,7 @@ public:
                     next = std::min(next, node->engine.next_deadline());
                 }
             }
+            next = std::min(next, std::ranges::min(_opens));
             if (next == roce::no_deadline) {
                 return true;
             }
@@ -303,6 +310,7 @@ public:
                 return false;
             }
             now = std::max(now, next);
+            open_links();
             for (Node* node : _nodes) {
                 if (!node->stopped) {
                     node->engine.advance(now);
@@ -330,6 +338,26 @@ private:
         }
     };
 
+    // The links whose time has come take frames again.
+    void open_links()
+    {
+        for (size_t i = 0; i < _nodes.size(); ++i) {
+            if (_opens[i] <= now) {
+                _opens[i] = roce::no_deadline;
+                _nodes[i]->link_takes_more = true;
+                if (!_nodes[i]->stopped) {
+                    _nodes[i]->engine.tx_ready(); // else start() does so
+                }
+            }
+        }
+    }
+    void block(Node& node)
+    {
+        auto i = std::ranges::find(_nodes, &node) - _nodes.begin();
+        _opens[static_cast<size_t>(i)] = now + 1 + _random() % 100'000;
+        node.link_takes_more = false;
+    }
+
     void deliver(Node& node, std::span<const uint8_t> frame)
     {
         if (!node.engine.wants(frame)) {
@@ -350,6 +378,9 @@ private:
     void carry(Node& from, std::vector<uint8_t> frame)
     {
         delay = 0;
+        if (faults.block > 0 && happens(faults.block)) {
+            block(from);
+        }
         if ((filter && !filter(from, frame)) || happens(faults.lose)) {
             return;
         }
@@ -372,6 +403,7 @@ private:
     }
 
     std::vector<Node*> _nodes;
+    std::vector<int64_t> _opens; // for each node: when its link takes frames again, nanoseconds
     std::mt19937 _random;
     std::priority_queue<Flying> _flying;
     uint64_t _order = 0;
