@@ -354,7 +354,7 @@ private:
     void block(Node& node)
     {
         auto i = std::ranges::find(_nodes, &node) - _nodes.begin();
-        _opens[static_cast<size_t>(i)] = now + 1 + _random() % 100'000;
+        _opens[static_cast<size_t>(i)] = now + 1 + static_cast<int64_t>(_random() % 100'000);
         node.link_takes_more = false;
     }
 
