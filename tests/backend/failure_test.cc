@@ -9,7 +9,7 @@ namespace {
 class Failures : public BackendTest {
 protected:
     // A request of a's that fails: it and the two behind it complete, and the QP
-    // is in error.
+    // is in error. So is the peer's where it has refused the request (9.9.3).
     void expect_failure(const SendRequest& bad, ibv_wc_status status,
                         ibv_wc_status other = IBV_WC_SUCCESS)
     {
@@ -26,6 +26,15 @@ protected:
             EXPECT_EQ(done[static_cast<size_t>(i)].wc.status, IBV_WC_WR_FLUSH_ERR);
         }
         EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
+        bool refused = status == IBV_WC_REM_ACCESS_ERR;
+        expect_peer_state(refused ? IBV_QPS_ERR : IBV_QPS_RTS);
+    }
+    // Of the engine alone: when a host's device changes it is not known.
+    void expect_peer_state(ibv_qp_state state)
+    {
+        if (is_roce()) {
+            EXPECT_EQ(state_of(b, qb.id), state);
+        }
     }
     SendRequest write_to(uint64_t remote, uint32_t rkey)
     {
@@ -110,6 +119,7 @@ TEST_P(Failures, a_request_that_cannot_be_decoded_fails_at_its_turn)
     EXPECT_EQ(done[1].wc.wr_id, 80u);
     EXPECT_EQ(done[1].wc.status, IBV_WC_LOC_QP_OP_ERR);
     EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
+    expect_peer_state(IBV_QPS_RTS);
 }
 
 TEST_P(Failures, a_receive_request_that_cannot_be_decoded_fails_at_its_turn)
@@ -128,6 +138,11 @@ TEST_P(Failures, a_receive_request_that_cannot_be_decoded_fails_at_its_turn)
     EXPECT_EQ(failed.wc.wr_id, 2u);
     EXPECT_EQ(failed.wc.status, IBV_WC_LOC_QP_OP_ERR);
     EXPECT_EQ(state_of(b, qb.id), IBV_QPS_ERR);
+    EXPECT_EQ(next(a)[0].wc.status, IBV_WC_SUCCESS);
+    if (is_roce()) {
+        EXPECT_EQ(next(a)[0].wc.status, IBV_WC_REM_OP_ERR);
+        EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
+    }
 }
 
 TEST_P(Failures, a_message_must_fit_its_receive_request)
@@ -150,6 +165,7 @@ TEST_P(Failures, a_sender_gives_up_where_nothing_is_received)
     a.post_send(qa.id, send_request(IBV_WR_SEND, 1, source, 8, a.mr.lkey));
     EXPECT_EQ(next(a)[0].wc.status, IBV_WC_RNR_RETRY_EXC_ERR);
     EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
+    expect_peer_state(IBV_QPS_RTS);
 }
 
 TEST_P(Failures, a_sender_gives_up_where_nobody_answers)
@@ -183,6 +199,8 @@ TEST_P(Failures, what_is_posted_to_a_qp_in_error_is_flushed)
     Completion sent = next(b)[0];
     EXPECT_EQ(sent.wc.wr_id, 11u);
     EXPECT_EQ(sent.wc.status, IBV_WC_WR_FLUSH_ERR);
+    EXPECT_EQ(state_of(b, qb.id), IBV_QPS_ERR);
+    EXPECT_EQ(state_of(a, qa.id), IBV_QPS_RTS) << "nobody has told it";
 }
 
 TEST_P(Failures, a_qp_is_of_use_again_after_a_reset)
@@ -243,6 +261,7 @@ TEST_P(Failures, requests_that_a_transport_does_not_have_fail)
     a.post_send(qa.id, send_request(IBV_WR_RDMA_READ, 1, source, 64, a.mr.lkey, target, b.mr.rkey));
     EXPECT_EQ(next(a)[0].wc.status, IBV_WC_LOC_QP_OP_ERR);
     EXPECT_EQ(state_of(a, qa.id), IBV_QPS_SQE) << "its send queue alone has failed";
+    expect_peer_state(IBV_QPS_RTS);
 }
 
 // That its receive queue goes on (10.3.1.7) is in tests/unit/unreliable_connection_test.cc: Linux 6.12's

@@ -152,6 +152,7 @@ TEST_P(BackendTest, attributes_can_change_while_a_qp_sends)
     a.post_send(qa.id, send_request(IBV_WR_RDMA_WRITE, 1, source, 8, a.mr.lkey, target, b.mr.rkey));
     // rxe takes it for an operation that the QP does not have.
     expect_status(next(a)[0], IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR);
+    EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
 }
 
 } // namespace
