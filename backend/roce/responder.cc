@@ -239,7 +239,12 @@ bool Responder::transmit(QueuePair& qp)
                                                             response.address, size,
                                                             IBV_ACCESS_REMOTE_READ);
     if (size > 0 && (!mr || !_ctx.regions.read(*mr, response.address, frame.payload(size)))) {
-        // The region has gone since the request came.
+        // The region has gone since the request came. An answer sent again is as if lost: the
+        // requester may have had the first, and have taken the region back.
+        if (response.again) {
+            window.pop_response();
+            return transmit(qp);
+        }
         Psn psn = response.psn;
         window.forget_owed();
         ++_ctx.stats.error_naks_sent;

@@ -427,6 +427,65 @@ TEST_F(Responding, ranges_at_the_end_of_the_address_space_are_refused)
     }
 }
 
+// 9.7.5.1.2: it is carried out again, from where it says: what the requester may read, it may.
+TEST_F(Responding, a_duplicate_read_of_another_address_of_the_region_has_what_is_there)
+{
+    connect_up();
+    uint64_t there = 0x1122334455667788;
+    std::memcpy(b.at(b_buffer + 64), &there, sizeof(there));
+    read(psn);
+    run();
+    answers.clear();
+    request(op_read_request, psn, Reth{b_buffer + 64, kb.rkey, 8});
+    run();
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_EQ(answers[0].op, op_read_response_only);
+    constexpr size_t data = 14 + 20 + 8 + 12 + 4; // Ethernet, IPv4, UDP, BTH, AETH
+    EXPECT_EQ(std::memcmp(&answers[0].frame.at(data), &there, sizeof(there)), 0);
+    EXPECT_TRUE(b.events.empty());
+}
+
+// A duplicate has been answered before: the requester may have taken the region back since.
+TEST_F(Responding, an_answer_sent_again_does_not_fail_the_qp_when_its_region_has_gone)
+{
+    connect_up();
+    read(psn);
+    run();
+    read(psn);
+    ASSERT_EQ(b.engine.dereg_mr(kb.id), 0);
+    answers.clear();
+    run();
+    EXPECT_TRUE(answers.empty());
+    EXPECT_TRUE(b.events.empty());
+    EXPECT_EQ(b.state_of(qb), IBV_QPS_RTS);
+}
+
+// A peer of an earlier life of this machine goes on sending: numbers and keys are others now.
+TEST_F(Responding, packets_for_the_qp_of_an_earlier_life_change_nothing)
+{
+    connect_up();
+    Limits other = Node::default_limits();
+    other.number_seed = 0x123456789abcdef0;
+    Node reborn{2, other};
+    QpNumbers qp = reborn.create_qp(IBV_QPT_RC);
+    MrKeys keys = reborn.register_ram();
+    connect_end(reborn, qp, a, qa, true, {}, Connection{}.psn_b, Connection{}.psn_a);
+    EXPECT_NE(qp.qpn, qb.qpn);
+    EXPECT_NE(keys.rkey, kb.rkey);
+    size_t sent = 0;
+    reborn.transmit = [&](std::vector<uint8_t>) { ++sent; };
+    auto before = reborn.ram;
+    FrameBuilder builder;
+    Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
+    builder.begin(path, no_vlan, op_fetch_add, qb.qpn, psn, true, false);
+    builder.header(AtomicEth{b_buffer, kb.rkey, 1, 0});
+    reborn.engine.receive(builder.finish(), 0);
+    reborn.engine.run(0, 64);
+    EXPECT_EQ(sent, 0u);
+    EXPECT_TRUE(reborn.ram == before);
+    EXPECT_EQ(reborn.state_of(qp), IBV_QPS_RTS);
+}
+
 // What a duplicate READ asks for is checked as the first one was, and is no more than that.
 TEST_F(Responding, a_duplicate_read_has_no_more_rights_than_the_first)
 {
