@@ -239,6 +239,22 @@ TEST_F(Vlan, is_not_learnt_from_a_stranger)
     EXPECT_EQ(tag_of_write(), 0u) << "what comes without a tag is still taken";
 }
 
+// VID 0 is a priority tag: the frame is of no VLAN (IEEE 802.1Q, 9.6).
+TEST_F(Vlan, a_priority_tag_is_no_vlan)
+{
+    a.engine.observe_sent(arp_from(a.gid, no_vlan));
+    b.engine.observe_sent(arp_from(b.gid, no_vlan));
+    network.filter = [this](Node&, Bytes& frame) {
+        const uint8_t tag[] = {0x81, 0x00, 5 << 5, 0}; // priority 5
+        frame.insert(frame.begin() + 12, std::begin(tag), std::end(tag));
+        last_from_a = frame;
+        return true;
+    };
+    EXPECT_EQ(tag_of_write(), 5u << 13);
+    EXPECT_EQ(b.stats.drop_vlan, 0u);
+    EXPECT_EQ(a.stats.drop_vlan, 0u);
+}
+
 TEST_F(Vlan, is_learnt_from_a_datagram_with_the_q_key)
 {
     QpNumbers ud = b.create_qp(IBV_QPT_UD);
