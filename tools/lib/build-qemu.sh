@@ -138,7 +138,7 @@ copy_glue() {
     while read -r file; do
         cmp -s "$top/$file" "$target/ours/$file" ||
             install -D -m 644 "$top/$file" "$target/ours/$file"
-    done < <(cd "$top" && find core backend hw -type f)
+    done < <(cd "$top" && find core backend hw guest-driver/include -type f)
     while read -r file; do
         [ -e "$top/$file" ] || rm "$target/ours/$file"
     done < <(cd "$target/ours" && find . -type f -printf '%P\n')

@@ -54,6 +54,15 @@ static void rdma_core_set_intx(void *opaque, bool level)
     core->ops->set_intx(core, level);
 }
 
+static void rdma_core_link_changed(RdmaNic *nic)
+{
+    RdmaCore *core = container_of(nic, RdmaCore, nic);
+
+    if (core->ops->link_changed) {
+        core->ops->link_changed(core);
+    }
+}
+
 static void rdma_core_mark_dirty(void *opaque, uint64_t gpa, uint64_t size)
 {
     RdmaCore *core = opaque;
@@ -510,6 +519,7 @@ bool rdma_core_realize(RdmaCore *core, PCIDevice *pci_dev,
     if (!rdma_core_create(core, errp)) {
         return false;
     }
+    core->nic.link_changed = rdma_core_link_changed;
     if (!rdma_nic_attach(&core->nic, pci_dev, core->device, errp)) {
         rdma_core_destroy(core);
         return false;

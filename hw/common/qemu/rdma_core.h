@@ -30,6 +30,8 @@ typedef struct RdmaCoreOps {
     /* See RdmaHostOps. */
     void (*raise_irq)(RdmaCore *core, unsigned vector);
     void (*set_intx)(RdmaCore *core, bool level);
+    /* The carrier of the card may have changed, which the device has been told. May be NULL. */
+    void (*link_changed)(RdmaCore *core);
     /* The configuration alone, with VMSTATE_RDMA_CONFIG(). */
     const VMStateDescription *config_vmsd;
 } RdmaCoreOps;

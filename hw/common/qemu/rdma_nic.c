@@ -278,11 +278,16 @@ void rdma_nic_info(RdmaNic *nic, RdmaNicInfo *info)
     NICState *state = qemu_get_nic(nic->nc);
 
     memcpy(info->mac, state->conf->macaddr.a, sizeof(info->mac));
-    info->link_up = !nic->nc->link_down;
+    info->link_up = rdma_nic_link_is_up(nic);
     info->mtu = 0;
     if (object_dynamic_cast(OBJECT(nic->card), TYPE_VMXNET3)) {
         info->mtu = VMXNET3(nic->card)->mtu;
     }
+}
+
+bool rdma_nic_link_is_up(RdmaNic *nic)
+{
+    return nic->nc && !nic->nc->link_down;
 }
 
 static void rdma_nic_disconnect(RdmaNic *nic)
@@ -301,6 +306,15 @@ static void rdma_nic_disconnect(RdmaNic *nic)
     }
 }
 
+/* The device's and then the host's part of a change. The device may come to its end. */
+static void rdma_nic_tell_link(RdmaNic *nic)
+{
+    rdma_device_link_changed(nic->device);
+    if (nic->nc) {
+        nic->link_changed(nic);
+    }
+}
+
 static void rdma_nic_link_status_changed(NetClientState *nc)
 {
     RdmaNic *nic = rdma_nic_of(nc);
@@ -312,7 +326,7 @@ static void rdma_nic_link_status_changed(NetClientState *nc)
         nic->original_info->link_status_changed(nc);
     }
     if (nic->nc) {
-        rdma_device_link_changed(nic->device);
+        rdma_nic_tell_link(nic);
     }
     object_unref(owner);
 }
@@ -410,8 +424,8 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
         error_append_hint(errp, "The device shares the slot and the network "
                           "of a network card that is given before it:\n"
                           "  -device vmxnet3,netdev=ID,addr=%x.0,"
-                          "multifunction=on -device pvrdma,addr=%x.1\n",
-                          slot, slot);
+                          "multifunction=on -device %s,addr=%x.1\n",
+                          slot, object_get_typename(OBJECT(pci_dev)), slot);
         return NULL;
     }
     netdev = object_property_get_str(OBJECT(card), "netdev", NULL);
@@ -434,6 +448,17 @@ static NetClientState *rdma_nic_find(PCIDevice *pci_dev, Error **errp)
     return peer->peer;
 }
 
+static void rdma_nic_find_own_mac(RdmaNic *nic)
+{
+    const MACAddr *mac = &qemu_get_nic(nic->nc)->conf->macaddr;
+
+    /* The one card here that gives the guest's address the place of its own. */
+    if (object_dynamic_cast(OBJECT(nic->card), TYPE_VMXNET3)) {
+        mac = &VMXNET3(nic->card)->perm_mac;
+    }
+    memcpy(nic->mac, mac->a, sizeof(nic->mac));
+}
+
 static bool rdma_nic_connect(RdmaNic *nic, Error **errp)
 {
     NetClientState *nc = rdma_nic_find(nic->pci_dev, errp);
@@ -450,6 +475,7 @@ static bool rdma_nic_connect(RdmaNic *nic, Error **errp)
     }
     nic->nc = nc;
     nic->card = pci_get_function_0(nic->pci_dev);
+    rdma_nic_find_own_mac(nic);
     nic->filter = NETFILTER(filter);
     FILTER_RDMA(filter)->nic = nic;
 
@@ -476,7 +502,7 @@ static void rdma_nic_device_realized(DeviceListener *listener,
         return;
     }
     if (rdma_nic_connect(nic, &err)) {
-        rdma_device_link_changed(nic->device);
+        rdma_nic_tell_link(nic);
     } else {
         warn_reportf_err(err, "RDMA device '%s' has no network: ",
                          nic->pci_dev->qdev.id ?: nic->pci_dev->name);

@@ -23,6 +23,9 @@ typedef struct RdmaNic {
     RdmaDevice *device;
     PCIDevice *pci_dev;    /* the RDMA device */
     PCIDevice *card;       /* function 0 */
+    uint8_t mac[6];        /* the card's own, also where its guest has given it another one */
+    /* After the device has been told; set before rdma_nic_attach(). */
+    void (*link_changed)(struct RdmaNic *nic);
     NetClientState *nc;    /* the card's side of its network; NULL: no card */
     NetFilterState *filter;
     bool running;          /* the VM is not stopped; its guest may sleep (S3) */
@@ -55,5 +58,6 @@ void rdma_nic_stopped(RdmaNic *nic);
 /* RdmaHostOps.send_packet and .nic_info. */
 bool rdma_nic_send(RdmaNic *nic, const uint8_t *frame, size_t size);
 void rdma_nic_info(RdmaNic *nic, RdmaNicInfo *info);
+bool rdma_nic_link_is_up(RdmaNic *nic);
 
 #endif
