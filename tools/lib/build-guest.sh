@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 #
 # Builds what the test guests boot, all of it from one suite of Debian, whatever the host is:
-# a 6.12 kernel, an initramfs, a root file system with the RDMA tools, and vmw_pvrdma built for
-# that kernel.
+# a 6.12 kernel, an initramfs, a root file system with the RDMA tools, vmw_pvrdma and
+# virtio_rdma built for that kernel, and virtio_rdma's provider for the suite's rdma-core.
 # build_guest sets guest_dir, which holds vmlinuz, initramfs and root.squashfs.
 
 # shellcheck source=tools/lib/common.sh
@@ -11,7 +11,8 @@
 
 guest_suite=bookworm
 guest_build_packages=(mmdebstrap squashfs-tools cpio kmod xz-utils zstd busybox-static
-    build-essential dpkg-dev debian-archive-keyring)
+    build-essential dpkg-dev debian-archive-keyring
+    cmake ninja-build pkg-config libnl-3-dev libnl-route-3-dev)
 guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
@@ -26,6 +27,9 @@ initramfs_modules=(virtio_pci virtio_iommu virtio_blk squashfs overlay)
 
 # guest_sources [FOLDER]: the guest's suite and its updates, from the machine's own mirrors.
 guest_sources() { suite_sources "$guest_suite" "$@"; }
+# Source packages of the guest's suite, and of the next.
+guest_rdma_core_sources() { guest_sources | sed 's/^deb /deb-src /'; }
+other_rdma_core_sources() { suite_sources trixie | sed 's/^deb /deb-src /'; }
 
 # The newest 6.12 kernel of which image, headers and source are to be had.
 find_kernel() {
@@ -67,9 +71,10 @@ install_modules() {
     [ -d "$2/usr/lib/modules" ] || die "no modules in the kernel package"
 }
 
-build_vmw_pvrdma() {
+# build_drivers WORK: sets drivers to the modules.
+build_drivers() {
     local work=$1
-    say "building vmw_pvrdma for $kernel_release"
+    say "building vmw_pvrdma and virtio_rdma for $kernel_release"
     local headers=$work/headers version=${kernel_release%-amd64}
     unpack_packages "$headers" \
         linux-source-6.12="$kernel_version" linux-kbuild-"$version"="$kernel_version" \
@@ -82,6 +87,43 @@ build_vmw_pvrdma() {
     run_logged vmw-pvrdma-build make -C "$top/guest-driver/vmw_pvrdma" CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES= \
         SOURCE="$work/drivers/infiniband/hw/vmw_pvrdma" OUT="$work/vmw_pvrdma" \
         KERNEL="$headers/usr/src/linux-headers-$kernel_release"
+    mkdir "$work/virtio_rdma"
+    cp -r "$top"/guest-driver/{linux,include} "$work/virtio_rdma/"
+    run_logged virtio-rdma-build make -C "$work/virtio_rdma/linux" CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES= \
+        KDIR="$headers/usr/src/linux-headers-$kernel_release" modules
+    drivers=("$work/vmw_pvrdma/vmw_pvrdma.ko" "$work/virtio_rdma/linux/virtio_rdma.ko")
+}
+
+# fetch_rdma_core FOLDER: unpacks the upstream source that the provider is built in. That of the
+# guest's own suite, or, where the mirrors have it no more, that of the next release: libibverbs'
+# interface to providers has a number (it is in their files' names), and the guest's must be the same.
+fetch_rdma_core() {
+    local source log=$cache/log/rdma-core-download.log
+    mkdir -p "$1/source" "$cache/log"
+    cd "$1"
+    : >"$log"
+    for source in guest_rdma_core other_rdma_core; do
+        if private_apt "$source" apt-get source --download-only --tar-only rdma-core >>"$log" 2>&1; then
+            tar -C source --strip-components=1 -xf ./rdma-core_*.orig.tar.*
+            return
+        fi
+    done
+    die "no source of rdma-core can be had: see $log"
+}
+
+# build_provider WORK: installs it in the guest's root.
+build_provider() {
+    local work=$1 provider
+    local folder=$work/root/usr/lib/x86_64-linux-gnu/libibverbs
+    say "building virtio_rdma's provider for rdma-core"
+    (fetch_rdma_core "$work/rdma-core")
+    run_logged provider-build make -C "$top/guest-driver/provider" SOURCE="$work/rdma-core/source" \
+        OUT="$work/provider"
+    provider=$(basename "$work"/provider/libvirtio_rdma-rdmav*.so)
+    [ -e "$folder/${provider/virtio_rdma/rxe}" ] ||
+        die "the guest's libibverbs takes no provider of that version: $provider"
+    cp "$work/provider/$provider" "$folder/"
+    cp "$work/provider/virtio_rdma.driver" "$work/root/etc/libibverbs.d/"
 }
 
 build_initramfs() {
@@ -110,7 +152,7 @@ find_guest() {
     local inputs
     find_kernel
     inputs=$(fingerprint "$top"/tools/guest "$top"/tools/lib/build-guest.sh \
-        "$top"/guest-driver/vmw_pvrdma)
+        "$top"/guest-driver)
     guest_dir=$cache/guest/$kernel_version-$inputs
     [ -e "$guest_dir/complete" ]
 }
@@ -132,10 +174,11 @@ build_guest() {
     unpack_packages "$work/kernel" "linux-image-$kernel_release=$kernel_version"
     install_modules "$work/kernel" "$work/root"
     cp "$work/kernel/boot/vmlinuz-$kernel_release" "$work/vmlinuz"
-    build_vmw_pvrdma "$work"
+    build_drivers "$work"
     mkdir -p "$work/root/usr/lib/modules/$kernel_release/updates"
-    cp "$work/vmw_pvrdma/vmw_pvrdma.ko" "$work/root/usr/lib/modules/$kernel_release/updates/"
+    cp "${drivers[@]}" "$work/root/usr/lib/modules/$kernel_release/updates/"
     depmod -b "$work/root" "$kernel_release"
+    build_provider "$work"
     mkdir -p "$work/root/usr/src/linux"
     mv "${guest_tree[@]/#/$work/}" "$work/root/usr/src/linux/"
     cp "$top"/tools/guest/guest-{init,agent} "$work/root/usr/local/sbin/"
