@@ -2,9 +2,12 @@
 """Which kinds of guests a test is for; the first is the server."""
 import pytest
 
-PAIRS = [("pvrdma", "pvrdma"), ("pvrdma", "rxe"), ("rxe", "pvrdma")]
-WITH_RXE = pytest.mark.parametrize("fabric", PAIRS[1:], ids="-".join, indirect=True)
+PAIRS = [("pvrdma", "pvrdma"), ("pvrdma", "rxe"), ("rxe", "pvrdma"),
+         ("virtio-rdma", "virtio-rdma"), ("virtio-rdma", "rxe"), ("rxe", "virtio-rdma"), ("pvrdma", "virtio-rdma")]
+DEVICES = ("pvrdma", "virtio-rdma")  # ours
+WITH_RXE = pytest.mark.parametrize("fabric", [pair for pair in PAIRS if "rxe" in pair], ids="-".join, indirect=True)
 TWO_PVRDMA = pytest.mark.parametrize("fabric", PAIRS[:1], ids="-".join, indirect=True)
+TWO_ALIKE = pytest.mark.parametrize("fabric", [(kind, kind) for kind in DEVICES], ids="-".join, indirect=True)
 
 
 def has_rxe(fabric):

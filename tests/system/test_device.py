@@ -2,15 +2,16 @@
 """What a guest and the monitor see of the device."""
 import re
 
+from pairs import DEVICES
 from pinging import ping
 
 
-def pvrdma_nodes(fabric):
-    return [node for node in fabric.nodes if node.kind == "pvrdma"]
+def nodes_of(fabric, *kinds):
+    return [node for node in fabric.nodes if node.kind in kinds]
 
 
 def test_devinfo_prints_what_is_true(fabric):
-    for node in pvrdma_nodes(fabric):
+    for node in nodes_of(fabric, "pvrdma"):
         info = node.guest.check(f"ibv_devinfo -v -d {node.device}")
         field = {m[1]: m[2].strip() for m in re.finditer(r"^\s*(\w+):\s*(.*)$", info, re.M)}
         assert field["vendor_id"] == "0x15ad"
@@ -28,7 +29,7 @@ def test_devinfo_prints_what_is_true(fabric):
 
 
 def test_statistics_count_packets(fabric):
-    for node in pvrdma_nodes(fabric):
+    for node in nodes_of(fabric, *DEVICES):
         before = node.guest.stats()
         other = next(n for n in fabric.nodes if n is not node)
         ping(node, other, 10)

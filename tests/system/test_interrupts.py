@@ -17,8 +17,8 @@ from vm.fabric import Fabric, run_pair
 # What /proc/interrupts calls them.
 MSI, INTX = r"PCI-MSI-.*edge +vmw_pvrdma", r"IO-APIC .*fasteoi .*vmw_pvrdma"
 WAYS = {
-    "msi": {"pvrdma": {"msix": False}},
-    "intx": {"pvrdma": {"msix": False, "msi": False}},
+    "msi": {"rdma": {"msix": False}},
+    "intx": {"rdma": {"msix": False, "msi": False}},
     "nomsi": {"append": "pci=nomsi", "machine": "q35"},
 }
 

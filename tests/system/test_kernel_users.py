@@ -9,7 +9,7 @@ import os
 import pytest
 
 import storage
-from pairs import TWO_PVRDMA
+from pairs import TWO_ALIKE
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 SOURCE = "/usr/src/linux"
@@ -20,7 +20,7 @@ FIO_MEBIBYTES = 64 if SOAK_SECONDS else 24
 # The SCSI target's answer to what the disk's driver asks for at first.
 SCSI_PAGE_NOT_THERE = "MODE SENSE: unimplemented page/subpage"
 
-pytestmark = TWO_PVRDMA
+pytestmark = TWO_ALIKE
 
 
 @pytest.fixture(autouse=True)

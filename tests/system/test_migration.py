@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pairs import TWO_PVRDMA, has_rxe
+from pairs import DEVICES, TWO_ALIKE, TWO_PVRDMA, has_rxe
 from pinging import wait_cm_listener
 from storage import nfs, ram_disk
 from test_programs import both, expect_success
@@ -28,7 +28,7 @@ DENSE = "--qps 64 --depth 64 --max-size 2048"
 SPARSE = f"--qps 4 --depth 8 {NOT_EMPTY}"  # what an rxe guest is up to, see docs/testing.md
 
 
-@pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("pvrdma", "rxe")], ids="-".join)
+@pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("virtio-rdma", "virtio-rdma"), ("pvrdma", "rxe")], ids="-".join)
 def fabric(request, tmp_path_factory, image, payload):
     """Two guests, each with a second place to migrate to, all at one switch."""
     directory = tmp_path_factory.mktemp("migration")
@@ -78,7 +78,7 @@ def test_back_and_forth(fabric, stream):
     assert node.guest.stats()["completion-errors"] == errors
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_both_at_once(fabric, stream):
     for _ in range(max(1, MIGRATIONS // 2)):
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -86,7 +86,7 @@ def test_both_at_once(fabric, stream):
         stream.expect_progress()
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_with_loss(fabric, stream):
     before = fabric.switch.stats()["lost"]
     fabric.switch.faults(lose=0.01)
@@ -110,7 +110,7 @@ def test_programs(fabric):
     wait_cm_listener(server)
     pings = client.guest.start(f"rping -c -a {address} -v -V -C 1000000")
     for node in (server, client, server):
-        if node.kind == "pvrdma":
+        if node.kind in DEVICES:
             node.migrate()
         so_far = pings.output.count("ping data")
         pings.wait_until(lambda output: output.count("ping data") > so_far + 10)
@@ -124,7 +124,7 @@ def test_programs(fabric):
     running[2].wait()
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_nfs(fabric):
     """Files are copied to an NFS mount, read back from the server and compared, without end."""
     server, client = fabric.nodes
@@ -143,12 +143,12 @@ def test_nfs(fabric):
         assert copying.wait().status == 0, copying.output
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_multifd(fabric, stream):
     fabric.nodes[0].migrate(capabilities=["multifd"])
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_post_copy(fabric, stream):
     """The guest runs at the destination before its memory has come."""
     migration = fabric.nodes[0].migration(capabilities=["postcopy-ram"],
@@ -234,15 +234,15 @@ def test_refused(fabric, stream, properties, message):
     expect_refusal(node, node.migration(properties=properties), message)
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_refused_without_the_device(fabric, stream):
     node = fabric.nodes[0]
-    pvrdma = node.devices.pop(0)
+    device = node.devices.pop(0)
     try:
         migration = node.migration()
     finally:
-        node.devices.insert(0, pvrdma)
-    expect_refusal(node, migration, "pvrdma")
+        node.devices.insert(0, device)
+    expect_refusal(node, migration, node.kind)
 
 
 def expect_refusal(node, migration, message):
@@ -288,7 +288,7 @@ def patience(server, client, while_stopped):
     return result
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_impatient_peer(fabric):
     """A peer that gives up after two times 4 ms stays for 2 s, because it is asked to.
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from pairs import TWO_PVRDMA
+from pairs import TWO_ALIKE
 from test_programs import expect_success
 from vm.fabric import run_pair
 
-pytestmark = TWO_PVRDMA
+pytestmark = TWO_ALIKE
 
 RANKS = pathlib.Path(__file__).with_name("mpi_ranks.py")
 UCX_PORT = 13337

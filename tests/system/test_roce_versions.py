@@ -28,7 +28,7 @@ def fabric(offered, tmp_path_factory, image, payload):
     """Two pvrdma guests of that version."""
     roce, version = offered
     pair = Fabric(("pvrdma", "pvrdma"), tmp_path_factory.mktemp(f"{roce}-{version}"), image,
-                  payload=payload, pvrdma={"roce": roce, "version": version})
+                  payload=payload, rdma={"roce": roce, "version": version})
     yield pair
     pair.stop()
 

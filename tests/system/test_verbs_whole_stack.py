@@ -37,7 +37,7 @@ class Stack:
         prepare_host(self.host)
         self.node = Node(
             "pvrdma", 1, directory, image, netdev="hubport,hubid=0",
-            pvrdma={"backend": "verbs", "ibdev": "rxe0"},
+            rdma={"backend": "verbs", "ibdev": "rxe0"},
             make_guest=functools.partial(NestedGuest, self.host), name="nested", plugged=False, memory=RAM,
             arguments=arguments)
         self.guest = self.node.guest

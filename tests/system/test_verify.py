@@ -2,7 +2,7 @@
 """Our own client and server, which check every byte (tests/client)."""
 import pytest
 
-from pairs import TWO_PVRDMA, WITH_RXE, has_rxe
+from pairs import TWO_ALIKE, WITH_RXE, has_rxe
 from verifying import NOT_EMPTY, verify
 
 LONG = 900  # seconds; a GiB takes long, and with sanitizers longer
@@ -13,7 +13,7 @@ def test_verify(fabric, suite):
     verify(fabric, suite, timeout=LONG)
 
 
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_maximum(fabric):
     verify(fabric, "maximum", timeout=LONG)
 
@@ -34,7 +34,7 @@ def test_stream(fabric, options):
 
 # Not with rxe: where packets are lost, as under this load, two rxe guests fail
 # it as well (a READ sent again that overtakes itself, for one).
-@TWO_PVRDMA
+@TWO_ALIKE
 @pytest.mark.parametrize("options", [
     "--qps 8 --depth 32 --messages 2000",
     "--qps 64 --depth 64 --messages 200 --max-size 4096",

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pairs import TWO_PVRDMA
+from pairs import DEVICES, TWO_ALIKE
 from pinging import ping
 from test_programs import both, expect_success
 from vm.fabric import MTU, run_pair
@@ -102,8 +102,8 @@ def test_header_fields_are_what_the_guest_asks_for(
         expect_success(run_pair(
             server, client, f"{command} -d {server.device} -x {server_gid}",
             f"{command} -d {client.device} -x {client_gid} {address}", 18515))
-    # Of what a pvrdma device has sent.
-    for node in (node for node in fabric.nodes if node.kind == "pvrdma"):
+    # Of what a device of ours has sent.
+    for node in (node for node in fabric.nodes if node.kind in DEVICES):
         source = f"{'ip' if family == 'ipv4' else 'ipv6'}.src == {getattr(node, family)}"
         lines = tshark("-r", str(capture), "-Y", f"udp.dstport == 4791 and {source}",
                        "-T", "fields", "-e", traffic_class, "-e", hop_limit).splitlines()
@@ -114,7 +114,7 @@ def test_header_fields_are_what_the_guest_asks_for(
 
 
 # ibv_rc_pingpong asks for what it is told to, whatever the port says.
-@TWO_PVRDMA
+@TWO_ALIKE
 def test_the_path_mtu_is_within_the_nics(fabric):
     server, client, address, server_gid, client_gid = both(fabric)
 

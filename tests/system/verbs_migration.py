@@ -58,7 +58,7 @@ class Pair:
     def _node(self, directory, image, index, netdev, spare, wires):
         node = Node(
             "pvrdma", index, directory, image, netdev=netdev, spare=spare,
-            pvrdma={"backend": "verbs", "ibdev": f"rxe{index - 1}"},
+            rdma={"backend": "verbs", "ibdev": f"rxe{index - 1}"},
             make_guest=functools.partial(NestedGuest, self.host, wires=wires), name=f"nested{index}",
             plugged=False, memory=RAM, payload="/dev/vdb", arguments=shared_ram(RAM))
         node.ipv4 = f"10.0.{index - 1}.1"  # that of the host's interface

@@ -9,7 +9,7 @@ from .guest import Guest
 from .migration import Migration
 
 MTU = 4500
-KINDS = ("pvrdma", "rxe", "vmxnet3")  # the last: the card alone
+KINDS = ("pvrdma", "virtio-rdma", "rxe", "vmxnet3")  # the last: the card alone
 # rxe queues packets without bound where it or QEMU is slow: those of a READ of 1 GiB, twice their size.
 RXE_MEMORY = "4G"
 
@@ -18,17 +18,17 @@ class Node:
     """A guest on the fabric.
 
     index: 1 or 2, the last part of its addresses. netdev: QEMU's -netdev without an id; None: datagrams
-    between two nodes of this folder. pvrdma: properties of the device. slot: where card and device
+    between two nodes of this folder. rdma: properties of the device. slot: where card and device
     go, {"bus": ..., "addr": ...}. plugged: False boots without them, configure() plugs them. spare: the
     netdev of the place that it can migrate to. make_guest: Guest, or the like. The rest goes to it.
     """
 
-    def __init__(self, kind, index, directory, image, netdev=None, pvrdma=None, slot=None, plugged=True,
+    def __init__(self, kind, index, directory, image, netdev=None, rdma=None, slot=None, plugged=True,
                  spare=None, make_guest=Guest, name=None, arguments=(), **options):
         if kind == "rxe":
             options.setdefault("memory", RXE_MEMORY)
         self.kind = kind
-        self.gid_type = "IB/RoCE v1" if (pvrdma or {}).get("roce") == "v1" else "RoCE v2"
+        self.gid_type = "IB/RoCE v1" if (rdma or {}).get("roce") == "v1" else "RoCE v2"
         self.index = index
         self.ipv4 = f"10.0.0.{index}"
         self.ipv6 = f"fd00::{index}"
@@ -39,19 +39,20 @@ class Node:
         self.spare = spare
         slot = slot or {"addr": "5"}
         mac = f"52:54:00:00:00:0{index}"
-        # In the order of hot-plugging: function 0 last.
-        if kind in ("pvrdma", "vmxnet3"):
-            self.devices = [
-                {"driver": "pvrdma", "id": "rdma0", **slot, "addr": slot["addr"] + ".1", **(pvrdma or {})},
-                {"driver": "vmxnet3", "id": "nic0", "netdev": "n0", "mac": mac, **slot,
-                 "addr": slot["addr"] + ".0", "multifunction": True}]
-            self.device = "vmw_pvrdma0"
-            if kind == "vmxnet3":
-                del self.devices[0]
-        else:
-            self.devices = [{"driver": "virtio-net-pci", "netdev": "n0", "mac": mac, **slot,
-                             "host_mtu": MTU}]
-            self.device = "rxe0"
+        vmxnet3 = {"driver": "vmxnet3", "id": "nic0"}
+        virtio_net = {"driver": "virtio-net-pci", "host_mtu": MTU}
+        card, driver, self.device = {
+            "pvrdma": (vmxnet3, "pvrdma", "vmw_pvrdma0"),
+            "virtio-rdma": ({**virtio_net, "id": "nic0"}, "virtio-rdma-pci", "virtio_rdma0"),
+            "vmxnet3": (vmxnet3, None, None),
+            "rxe": (virtio_net, None, "rxe0"),
+        }[kind]
+        self.devices = [{**card, "netdev": "n0", "mac": mac, **slot}]
+        if driver:
+            # In the order of hot-plugging: function 0 last.
+            self.devices[0].update(addr=slot["addr"] + ".0", multifunction=True)
+            self.devices.insert(0, {"driver": driver, "id": "rdma0", **slot, "addr": slot["addr"] + ".1",
+                                    **(rdma or {})})
         self._common = list(arguments)
         self.plugged = plugged
         self.guest = make_guest(name or f"{kind}{index}", directory, image,
@@ -104,7 +105,7 @@ class Node:
         if not self.plugged:
             self.plug()
         guest.check(
-            f"modprobe {'virtio_net' if self.kind == 'rxe' else 'vmxnet3'} && "
+            f"modprobe {'vmxnet3' if self.kind in ('pvrdma', 'vmxnet3') else 'virtio_net'} && "
             "modprobe -a ib_uverbs rdma_ucm ib_umad && "
             "until [ -e /sys/class/net/eth0 ]; do :; done && "
             f"ip link set eth0 mtu {MTU} up && ip addr add {self.ipv4}/24 dev eth0 && "
@@ -116,8 +117,8 @@ class Node:
         guest = self.guest
         if self.kind == "vmxnet3":
             return
-        if self.kind == "pvrdma":
-            guest.check("modprobe vmw_pvrdma")
+        if self.kind != "rxe":
+            guest.check(f"modprobe {'vmw_pvrdma' if self.kind == 'pvrdma' else 'virtio_rdma'}")
         else:
             # rxe answers a long READ without waiting: a queue that drops what it holds too long, as
             # fq_codel does, loses packets where QEMU is slower than the guest.
