@@ -13,8 +13,8 @@ from pairs import PAIRS  # noqa: E402
 from vm.fabric import Fabric  # noqa: E402
 
 # What takes longest comes first: the shorter ones then fill the other workers' time.
-LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "virtio-rdma-virtio-rdma", "test_verbs_whole_stack.py", "test_migration.py", "rxe-pvrdma",
-           "test_virtual_iommu.py", "pvrdma-rxe", "test_hotplug.py"]
+LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "virtio-rdma-virtio-rdma", "test_verbs_whole_stack.py",
+           "test_migration.py", "rxe-pvrdma", "test_virtual_iommu.py", "pvrdma-rxe", "test_hotplug.py"]
 
 
 def pytest_configure(config):

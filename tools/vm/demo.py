@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Measures pairs of guests and prints what it found.
 
-usage: python3 -m vm.demo IMAGE
+usage: python3 -m vm.demo IMAGE DEVICE
+
+DEVICE: pvrdma or virtio-rdma.
 """
 import json
 import re
@@ -74,19 +76,19 @@ def measure(kind, image, start, steps):
             fabric.stop()
 
 
-def main(image):
+def main(image, device):
     start = time.monotonic()
     total = 2 * len(MEASUREMENTS) + 1
     steps = (f"measurement {n} of {total}" for n in range(1, total + 1))
-    pvrdma, _ = measure("pvrdma", image, start, steps)
+    own, _ = measure(device, image, start, steps)
     rxe, tcp = measure("rxe", image, start, steps)
-    rows = [("measured here, MTU " + str(MTU), "pvrdma", "rxe over virtio-net", "pvrdma is")]
-    for (name, _, unit, more), ours, theirs in zip(MEASUREMENTS, pvrdma, rxe):
+    rows = [("measured here, MTU " + str(MTU), device, "rxe over virtio-net", f"{device} is")]
+    for (name, _, unit, more), ours, theirs in zip(MEASUREMENTS, own, rxe):
         ratio = ours / theirs if more else theirs / ours
         rows.append((name, f"{ours:.1f} {unit}", f"{theirs:.1f} {unit}",
                      f"{ratio:.1f} times {'as fast' if more else 'as quick'}"))
     rows.append(("TCP over virtio-net (iperf3)", "", f"{tcp:.1f} MB/s",
-                 f"{pvrdma[0] / tcp:.1f} times as fast (write)"))
+                 f"{own[0] / tcp:.1f} times as fast (write)"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     rows.insert(1, tuple("-" * width for width in widths))
     for row in rows:
