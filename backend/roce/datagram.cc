@@ -33,6 +33,12 @@ bool Datagram::transmit(QueuePair& qp)
     return built;
 }
 
+ibv_mtu Datagram::largest_datagram() const
+{
+    uint32_t port_mtu = _ctx.link.mtu();
+    return port_mtu == 0 && _ctx.limits.any_path_mtu ? IBV_MTU_4096 : active_mtu(port_mtu);
+}
+
 bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_status& status)
 {
     status = wqe.status;
@@ -45,7 +51,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         return false;
     }
     // 9.8.3: one packet, as long as the port's MTU allows.
-    if (wqe.length > least_mtu && wqe.length > mtu_bytes(active_mtu(_ctx.link.mtu()))) {
+    if (wqe.length > least_mtu && wqe.length > mtu_bytes(largest_datagram())) {
         status = IBV_WC_LOC_LEN_ERR;
         return false;
     }

@@ -17,6 +17,9 @@ public:
 
 private:
     void note_connection(std::span<const std::byte> mad);
+    // What a datagram may have: what the port takes, and where its MTU is not known and a
+    // device leaves that to its guest, all that the standard allows.
+    ibv_mtu largest_datagram() const;
     // The frame of a request, in the context's builder, and where it goes.
     bool build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_status& status);
 

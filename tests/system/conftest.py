@@ -9,7 +9,7 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tools"))
 
-from pairs import PAIRS  # noqa: E402
+from pairs import PAIRS, PAIRS_BY_NIGHT  # noqa: E402
 from vm.fabric import Fabric  # noqa: E402
 
 # What takes longest comes first: the shorter ones then fill the other workers' time.
@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items):
     """Tests that share guests are on one worker, one after the other."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(guests_of(item)))
+        if guests_of(item) in PAIRS_BY_NIGHT and item.path.name != "test_programs.py":
+            item.add_marker(pytest.mark.nightly)
     items.sort(key=lambda item: LONGEST.index(guests_of(item)) if guests_of(item) in LONGEST else len(LONGEST))
 
 

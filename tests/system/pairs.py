@@ -4,6 +4,8 @@ import pytest
 
 PAIRS = [("pvrdma", "pvrdma"), ("pvrdma", "rxe"), ("rxe", "pvrdma"),
          ("virtio-rdma", "virtio-rdma"), ("virtio-rdma", "rxe"), ("rxe", "virtio-rdma"), ("pvrdma", "virtio-rdma")]
+# Of these every run has the programs of the distribution alone.
+PAIRS_BY_NIGHT = ("virtio-rdma-rxe", "rxe-virtio-rdma", "pvrdma-virtio-rdma")
 DEVICES = ("pvrdma", "virtio-rdma")  # ours
 WITH_RXE = pytest.mark.parametrize("fabric", [pair for pair in PAIRS if "rxe" in pair], ids="-".join, indirect=True)
 TWO_PVRDMA = pytest.mark.parametrize("fabric", PAIRS[:1], ids="-".join, indirect=True)

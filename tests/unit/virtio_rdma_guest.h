@@ -505,6 +505,7 @@ public:
     Ram ram;
     std::map<unsigned, unsigned> irqs; // raised, by queue
     unsigned doorbells = 0;            // rung
+    uint32_t card_mtu = 1500;          // 0: the host does not know it
     bool drops_frames = false;         // on their way to the peer
     int64_t now = 0;                   // nanoseconds
 
@@ -550,7 +551,7 @@ private:
             .nic_info =
                 [](void* opaque, RdmaNicInfo* info) {
                     std::ranges::copy(mac_of(self(opaque)._number), info->mac);
-                    info->mtu = 1500;
+                    info->mtu = self(opaque).card_mtu;
                     info->link_up = true;
                 },
             .poll_idle = [](void*) {},

@@ -243,6 +243,24 @@ TEST_F(VirtioRdmaTraffic, ADatagramHasItsHeadersBeforeItsData)
     EXPECT_EQ(b.text(40, 8), "datagram");
 }
 
+TEST_F(VirtioRdmaTraffic, ADatagramIsAsLongAsTheCardsMtuAllowsWhereThatIsKnown)
+{
+    open_datagrams({.type = VIRTIO_RDMA_QP_UD, .sq_entry_size = 128}, qkey);
+    auto send = [&](uint32_t length) {
+        b.guest.post_receive(b.qp.rq, 7, {b.sge(0, 40 + 4096)});
+        virtio_rdma_sq_datagram entry{header(VIRTIO_RDMA_OP_SEND, 3, 1), b.qp.qpn, qkey,
+                                      a.guest.address_of(2)};
+        a.guest.post(a.qp.sq, entry, {a.sge(0, length)});
+        a.guest.kick(a.qp.sq);
+        return a.guest.take(a.cq).status;
+    };
+    a.guest.card_mtu = 0;
+    EXPECT_EQ(send(4096), VIRTIO_RDMA_WC_SUCCESS);
+    EXPECT_EQ(b.guest.take(b.cq).byte_len, 40u + 4096);
+    a.guest.card_mtu = 1500;
+    EXPECT_EQ(send(4096), VIRTIO_RDMA_WC_LOC_LEN_ERR);
+}
+
 TEST_F(VirtioRdmaTraffic, TheGsiQueuePairTakesMads)
 {
     open_datagrams({.type = VIRTIO_RDMA_QP_GSI, .sq_entry_size = 128}, gsi_qkey);
