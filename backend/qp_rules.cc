@@ -117,6 +117,7 @@ int check_init(const QpInit& init, const Limits& limits)
     const ibv_qp_cap& cap = init.cap;
     bool ok = cap.max_send_wr <= limits.max_qp_wr && cap.max_recv_wr <= limits.max_qp_wr &&
               cap.max_send_sge <= limits.max_sge && cap.max_recv_sge <= limits.max_sge &&
+              // [IBTA CA17-28]
               (init.type == IBV_QPT_RC || init.type == IBV_QPT_UC || init.type == IBV_QPT_UD) &&
               (!init.gsi || init.type == IBV_QPT_UD);
     return ok ? 0 : EINVAL;

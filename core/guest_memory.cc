@@ -257,6 +257,7 @@ uint64_t* GuestMemory::atomic_word(uint64_t gpa)
     return word_of<uint64_t>(writable(gpa, sizeof(uint64_t)), gpa);
 }
 
+// [IBTA 9.4.5-3]
 bool GuestMemory::compare_swap(uint64_t gpa, uint64_t compare, uint64_t swap, uint64_t& old)
 {
     uint64_t* word = atomic_word(gpa);
@@ -268,6 +269,7 @@ bool GuestMemory::compare_swap(uint64_t gpa, uint64_t compare, uint64_t swap, ui
     return true;
 }
 
+// [IBTA 9.4.5-3]
 bool GuestMemory::fetch_add(uint64_t gpa, uint64_t add, uint64_t& old)
 {
     uint64_t* word = atomic_word(gpa);

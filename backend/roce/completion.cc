@@ -95,6 +95,7 @@ void complete_recv(Context& context, QueuePair& qp, const Completion& completion
     context.complete(qp, qp.init.recv_cq, full);
 }
 
+// [IBTA 9.9.2-2]
 void flush_send_queue(Context& context, QueuePair& qp)
 {
     while (!qp.req.window.empty()) {
@@ -137,6 +138,7 @@ void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status)
         enter_error(context, qp, status);
         return;
     }
+    // [IBTA 9.9.2-3]
     qp.state = IBV_QPS_SQE;
     complete_send(context, qp, status);
     flush_send_queue(context, qp);

@@ -238,8 +238,10 @@ struct Context {
         uint32_t hash = (qpn * 0x9e3779b1u) ^ (remote_qpn * 0x85ebca6bu);
         uint32_t label = grh.flow_label & flow_label_mask;
         uint32_t entropy = label ? label ^ label >> 14 : hash ^ hash >> 16;
+        // [IBTA A17.3.2.1-1]
         auto port = static_cast<uint16_t>(0xc000 | (entropy & 0x3fff));
         // A16.4.3: the service level is a VLAN tag's priority.
+        // [IBTA CA17-40] [IBTA CA17-42]
         return Path(entry->network, mac, av.dmac, entry->gid, grh.dgid, grh.traffic_class, label,
                     grh.hop_limit ? grh.hop_limit : default_hop_limit, port, grh.sgid_index,
                     av.attr.sl & 7);

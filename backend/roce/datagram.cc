@@ -27,6 +27,7 @@ bool Datagram::transmit(QueuePair& qp)
         return false;
     }
     if (built) {
+        // [IBTA 9.8.3-2]
         complete_send(_ctx, qp, IBV_WC_SUCCESS);
         _ctx.emit(path);
     }
@@ -46,11 +47,13 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         return false;
     }
     bool imm = wqe.opcode == IBV_WR_SEND_WITH_IMM;
+    // [IBTA 9.8.3-6]
     if (wqe.opcode != IBV_WR_SEND && !imm) {
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
     }
     // 9.8.3: one packet, as long as the port's MTU allows.
+    // [IBTA 9.8.3-1]
     if (wqe.length > least_mtu && wqe.length > mtu_bytes(largest_datagram())) {
         status = IBV_WC_LOC_LEN_ERR;
         return false;
@@ -62,8 +65,10 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
     }
     auto opcode = static_cast<uint8_t>(transport_ud | (imm ? op_send_only_imm : op_send_only));
     FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & qpn_mask, qp.req.window.next(),
+                                           // [IBTA 9.2-2]
                                            false, wqe.send_flags & IBV_SEND_SOLICITED);
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
+    // [IBTA 9.3.2-1]
     frame.header(Deth{qkey, 0, qp.qpn});
     if (imm) {
         ImmDt header;
@@ -78,6 +83,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
     if (qp.init.gsi) {
         note_connection(payload);
     }
+    // [IBTA 9.8.3-5]
     qp.req.window.take_psn();
     return true;
 }
@@ -97,16 +103,19 @@ void Datagram::note_connection(std::span<const std::byte> mad)
 void Datagram::handle(QueuePair& qp, const Packet& packet)
 {
     ResponderState& resp = qp.resp;
+    // [IBTA 9.6.1-2]
     if (!qp.can_receive()) {
         ++_ctx.stats.drop_qp_state;
         return;
     }
+    // [IBTA 9.6.1-6] [IBTA 9.6.1-7]
     if (packet.qkey != (qp.init.gsi ? gsi_qkey : qp.attr.qkey)) {
         ++_ctx.stats.drop_qkey;
         return;
     }
     _ctx.learn_vlan(packet);
     if (!resp.have_recv && !_ctx.pull_recv(qp)) {
+        // [IBTA 9.8.3-3]
         ++_ctx.stats.drop_no_receive;
         return;
     }
@@ -118,6 +127,7 @@ void Datagram::handle(QueuePair& qp, const Packet& packet)
     if (resp.recv.malformed != IBV_WC_SUCCESS) {
         completion.wc.status = resp.recv.malformed;
     } else if (size > resp.recv_length) {
+        // [IBTA 9.8.3.2.2-1]
         // 9.8.3.2.2: dropped; the receive request stays for the next one.
         ++_ctx.stats.drop_length;
         return;
@@ -132,12 +142,14 @@ void Datagram::handle(QueuePair& qp, const Packet& packet)
         return;
     }
     completion.wc.byte_len = static_cast<uint32_t>(size);
+    // [IBTA 9.8.3-4]
     completion.wc.src_qp = packet.source_qp;
     completion.wc.wc_flags = IBV_WC_GRH;
     if (packet.operation() == op_send_only_imm) {
         completion.wc.imm_data = packet.immediate;
         completion.wc.wc_flags |= IBV_WC_WITH_IMM;
     }
+    // [IBTA CA17-43]
     completion.network = packet.network;
     completion.smac = packet.source_mac;
     if (packet.vlan != no_vlan) {

@@ -70,15 +70,19 @@ QueuePair* Engine::find_by_qpn(uint32_t qpn) const
     if (qpn == gsi_qpn) {
         return _gsi.get();
     }
+    // [IBTA CA17-33]
     QueuePair* qp = _qps.find(qpn & 0xffff);
     return qp && qp->qpn == qpn ? qp : nullptr;
 }
 
 // 9.6.1.5: a connected QP hears its peer only.
+// [IBTA 9.6.1-8]
 bool Engine::is_from_peer(const QueuePair& qp, const Packet& packet)
 {
+    // [IBTA CA17-41]
     return packet.network == qp.path.network() &&
            same_gid(packet.source, qp.path.destination()) &&
+           // [IBTA 9.6.1-9]
            same_gid(packet.destination, qp.path.source());
 }
 
@@ -94,14 +98,17 @@ void Engine::dispatch(const Packet& packet)
         return;
     }
     QueuePair* qp = find_by_qpn(packet.destination_qp);
+    // [IBTA 9.6.1-1]
     if (!qp || qp->state == IBV_QPS_RESET) {
         ++_ctx.stats.drop_unknown_qp;
         return;
     }
+    // [IBTA 9.6.1-3]
     if (packet.transport() != qp->transport()) {
         ++_ctx.stats.drop_opcode;
         return;
     }
+    // [IBTA 9.6.1-4]
     if ((packet.pkey & pkey_base_mask) != (default_pkey & pkey_base_mask)) {
         ++_ctx.stats.drop_pkey;
         return;

@@ -36,14 +36,22 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
 {
     EthernetHeader ethernet{dmac, smac, ethertype_ipv4};
     uint8_t* at = _headers.data() + sizeof(ethernet);
+    // [IBTA CA17-1]
     if (network == NetworkType::ipv4) {
         Ipv4Header ip{};
+        // [IBTA CA17-3]
         ip.version_ihl = ipv4_no_options;
+        // [IBTA CA17-4]
         ip.tos = traffic_class;
+        // [IBTA CA17-7] [IBTA CA17-8]
         ip.fragment = ipv4_dont_fragment;
+        // [IBTA CA17-9]
         ip.ttl = hop_limit;
+        // [IBTA CA17-10]
         ip.protocol = ip_protocol_udp;
+        // [IBTA CA17-11]
         std::copy_n(source.raw + 12, 4, ip.source.begin());
+        // [IBTA CA17-12]
         std::copy_n(destination.raw + 12, 4, ip.destination.begin());
         std::memcpy(at, &ip, sizeof(ip));
         at += sizeof(ip);
@@ -51,11 +59,16 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
         bool v1 = network == NetworkType::roce_v1;
         ethernet.ethertype = v1 ? ethertype_roce_v1 : ethertype_ipv6;
         Ipv6Header ip{};
+        // [IBTA CA17-13]
         ip.version_class_flow = 6u << 28 | static_cast<uint32_t>(traffic_class) << 20 |
                                 (flow_label & flow_label_mask);
+        // [IBTA CA17-16]
         ip.next_header = v1 ? grh_next_header_bth : ip_protocol_udp;
+        // [IBTA CA17-17]
         ip.hop_limit = hop_limit;
+        // [IBTA CA17-18]
         std::copy_n(source.raw, 16, ip.source.begin());
+        // [IBTA CA17-19]
         std::copy_n(destination.raw, 16, ip.destination.begin());
         std::memcpy(at, &ip, sizeof(ip));
         at += sizeof(ip);
@@ -63,6 +76,7 @@ Path::Path(NetworkType network, const Mac& smac, const Mac& dmac, const ibv_gid&
     std::memcpy(_headers.data(), &ethernet, sizeof(ethernet));
     if (network != NetworkType::roce_v1) {
         // A UDP checksum of zero: the ICRC covers more (A17.3.1.3).
+        // [IBTA CA17-20] [IBTA A17.3.2.4-1]
         UdpHeader udp{source_port, roce_v2_port, 0, 0};
         std::memcpy(at, &udp, sizeof(udp));
         at += sizeof(udp);
@@ -142,10 +156,13 @@ void FrameBuilder::begin(const Path& path, uint16_t vlan, uint8_t opcode, uint32
     _bth = _size;
     Bth bth{};
     bth.opcode = opcode;
+    // [IBTA 9.2-3]
     bth.flags = static_cast<uint8_t>(bth_migreq | (solicited ? bth_solicited : 0));
+    // [IBTA 9.2-6]
     bth.pkey = default_pkey;
     bth.destination_qp = destination_qp;
     bth.ack_request = ack_request ? bth_ack_request : 0;
+    // [IBTA 9.2-8]
     bth.psn = psn.value();
     header(bth);
 }
@@ -160,6 +177,7 @@ std::span<std::byte> FrameBuilder::payload(size_t size)
 
 std::span<const uint8_t> FrameBuilder::finish()
 {
+    // [IBTA 9.2-4]
     size_t pad = (4 - _payload_size % 4) % 4;
     std::fill_n(_frame.data() + _size, pad, uint8_t{0});
     _size += pad;
@@ -173,15 +191,18 @@ std::span<const uint8_t> FrameBuilder::finish()
         std::memcpy(at, &word, sizeof(word));
     };
     if (_network == NetworkType::ipv4) {
+        // [IBTA CA17-6]
         store16(ip + offsetof(Ipv4Header, total_length),
                 sizeof(Ipv4Header) + sizeof(UdpHeader) + transport_size);
         uint16_t checksum = ipv4_checksum(ip);
         std::memcpy(ip + offsetof(Ipv4Header, checksum), &checksum, sizeof(checksum));
     } else {
         size_t udp = _network == NetworkType::ipv6 ? sizeof(UdpHeader) : 0;
+        // [IBTA CA17-15]
         store16(ip + offsetof(Ipv6Header, payload_length), udp + transport_size);
     }
     if (_network != NetworkType::roce_v1) {
+        // [IBTA CA17-21]
         store16(_frame.data() + _bth - sizeof(UdpHeader) + offsetof(UdpHeader, length),
                 sizeof(UdpHeader) + transport_size);
     }

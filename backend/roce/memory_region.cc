@@ -198,6 +198,7 @@ bool MemoryRegions::invalidate(uint32_t key, uint32_t pd, bool remote)
 {
     auto* mr = const_cast<MemoryRegion*>(find(key));
     if (!mr || mr->kind != MrInit::Kind::fast_reg || mr->pd != pd || !mr->valid ||
+        // [IBTA 9.4.1-3]
         (remote && (mr->access & remote_rights) == 0)) {
         return false;
     }
@@ -206,10 +207,12 @@ bool MemoryRegions::invalidate(uint32_t key, uint32_t pd, bool remote)
     return true;
 }
 
+// [IBTA 9.7.4.1.5-1]
 const MemoryRegion* MemoryRegions::check(uint32_t key, uint32_t pd, uint64_t address,
                                          uint64_t length, int access) const
 {
     const MemoryRegion* mr = find(key);
+    // [IBTA 9.7.4.1.5-3]
     if (!mr || !mr->valid || mr->pd != pd || (access & ~mr->access) != 0) {
         return nullptr;
     }

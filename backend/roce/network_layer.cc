@@ -19,6 +19,7 @@ ParseError parse_udp(std::span<const uint8_t> packet, size_t ip_size, Layer3& l3
     if (!reader.take(udp)) {
         return ParseError::not_roce;
     }
+    // [IBTA CA17-24]
     if (udp.destination_port != roce_v2_port) {
         return ParseError::not_roce;
     }
@@ -34,6 +35,7 @@ ParseError parse_udp(std::span<const uint8_t> packet, size_t ip_size, Layer3& l3
 ParseError parse_ipv4(std::span<const uint8_t> bytes, Layer3& l3)
 {
     Ipv4Header ip;
+    // [IBTA CA17-24] [IBTA CA17-27]
     if (!Reader(bytes).take(ip) || ip.version_ihl != ipv4_no_options ||
         ip.protocol != ip_protocol_udp || (ip.fragment & ipv4_fragment_bits) != 0) {
         return ParseError::not_roce;
@@ -54,6 +56,7 @@ ParseError parse_ipv6(std::span<const uint8_t> bytes, NetworkType network, Layer
     Ipv6Header ip;
     bool v1 = network == NetworkType::roce_v1;
     uint8_t next = v1 ? grh_next_header_bth : ip_protocol_udp;
+    // [IBTA CA17-27]
     if (!Reader(bytes).take(ip) || ip.version_class_flow >> 28 != 6 || ip.next_header != next) {
         return ParseError::not_roce;
     }
@@ -100,6 +103,7 @@ bool parse_ethernet(std::span<const uint8_t> frame, Layer2& out)
 
 } // namespace
 
+// [IBTA CA17-22]
 uint32_t icrc_of(NetworkType network, std::span<const uint8_t> network_headers,
                  std::span<const uint8_t> rest)
 {

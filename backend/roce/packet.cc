@@ -161,6 +161,7 @@ ParseError parse(const Layers& layers, std::span<uint8_t, grh_size> scratch, Pac
     uint32_t icrc;
     std::memcpy(&icrc, l3.transport.data() + covered, icrc_size);
     auto body = l3.transport.first(covered);
+    // [IBTA CA17-24]
     if (icrc_of(l3.network, l3.headers, body) != icrc) {
         return ParseError::icrc;
     }
@@ -186,9 +187,11 @@ ParseError parse(const Layers& layers, std::span<uint8_t, grh_size> scratch, Pac
         return ParseError::none;
     }
     unsigned bits = headers_of(bth.opcode);
+    // [IBTA 9.2-5]
     if ((bth.flags & bth_tver_mask) != 0) {
         return ParseError::malformed;
     }
+    // [IBTA 9.2-4]
     size_t pad = (bth.flags >> bth_pad_shift) & 3;
     bool valid = !(bits & unknown_operation) && take_extended(reader, bits, packet);
     auto payload = reader.rest();
@@ -207,6 +210,7 @@ ParseError parse(const Layers& layers, std::span<uint8_t, grh_size> scratch, Pac
 
     std::fill(scratch.begin(), scratch.end(), uint8_t{0});
     // An IPv4 header lies in the last 20 bytes (A17.4.5.2).
+    // [IBTA A17.4.5.2-1]
     size_t at = packet.network == NetworkType::ipv4 ? grh_size - sizeof(Ipv4Header) : 0;
     std::copy_n(l3.headers.begin(), grh_size - at, scratch.begin() + static_cast<ptrdiff_t>(at));
     packet.grh = scratch;

@@ -9,6 +9,7 @@
 
 namespace rdma::roce {
 
+// [IBTA 9.7.1-1]
 class Psn {
 public:
     static constexpr uint32_t mask = 0xffffff;

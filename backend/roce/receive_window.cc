@@ -22,6 +22,7 @@ void ReceiveWindow::carried_out(Psn end, bool message_done)
         _resources.pop_front();
     }
     if (message_done) {
+        // [IBTA 9.7.7.1-1]
         _msn = (_msn + 1) & msn_mask;
     }
 }
@@ -35,6 +36,7 @@ void ReceiveWindow::owe_ack_of_duplicate(Psn psn)
     }
 }
 
+// [IBTA 9.7.5.1.3-1]
 bool ReceiveWindow::owe_nak_of_gap()
 {
     if (_nak_sent) {
@@ -45,6 +47,7 @@ bool ReceiveWindow::owe_nak_of_gap()
     return true;
 }
 
+// [IBTA 9.7.4.1.7-1]
 bool ReceiveWindow::make_room(uint8_t reads)
 {
     while (_responses.size() >= reads && !_responses.empty() && _responses.front().again) {
@@ -53,6 +56,7 @@ bool ReceiveWindow::make_room(uint8_t reads)
     return _responses.size() < reads;
 }
 
+// [IBTA 9.7.5.1.2-4]
 void ReceiveWindow::remember(const ResponderResource& resource, uint8_t reads)
 {
     if (_resources.size() >= reads) {
@@ -74,6 +78,7 @@ const ResponderResource* ReceiveWindow::remembered(Psn psn, bool atomic) const
     return nullptr;
 }
 
+// [IBTA C9-110]
 void ReceiveWindow::forget_answers_from(Psn psn)
 {
     for (size_t i = 0; i < _responses.size(); ++i) {
@@ -100,6 +105,7 @@ std::optional<uint8_t> ReceiveWindow::take_nak()
     if (_nak == no_nak) {
         return std::nullopt;
     }
+    // [IBTA 9.7.5.1.3-2]
     _ack = false; // a NAK acknowledges all before it
     return std::exchange(_nak, no_nak);
 }

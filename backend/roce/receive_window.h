@@ -59,6 +59,7 @@ public:
     void reserve(uint8_t reads);
 
     // 9.7.4.1: where a PSN is. For a responder of RC.
+    // [IBTA 9.7.1-5]
     Place place(Psn psn) const
     {
         int32_t ahead = psn - _expected;
@@ -87,6 +88,7 @@ public:
     // arrival of that packet is enough: sequence errors are told by owe_nak_of_gap().
     void owe_nak(uint8_t syndrome) { _nak = syndrome; }
     // The same, until the packet comes again that it is about.
+    // [IBTA 9.7.5.2.8-2]
     void owe_rnr_nak(uint8_t syndrome)
     {
         _nak_sent = true;
@@ -109,6 +111,7 @@ public:
     void forget_owed();
 
     // The acknowledgement of a duplicate, if that is what is sent next.
+    // [IBTA 9.5-6]
     std::optional<Psn> take_duplicate_ack()
     {
         bool next = _duplicate_ack && (_responses.empty() || *_duplicate_ack < _responses.front().psn);
@@ -131,6 +134,7 @@ public:
     // Whether an acknowledgement is owed. None is where a READ or an atomic was carried out last:
     // its answer is its acknowledgement. One without the data must not follow it: where the answer
     // was lost, it would be an implied NAK, and Linux's rxe takes it for the answer.
+    // [IBTA 9.7.2-3]
     bool take_ack() { return std::exchange(_ack, false) && !ends_with_answer(); }
 
     // After a state has been read into it. mtu: bytes, 0 if not known. Whether its answers make sense.

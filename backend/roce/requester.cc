@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t wake_silence_ns = 1'000'000;
 
 // 9.7.5.2.8, table 45, in units of 10 us.
+// [IBTA 9.7.5.2.8-4]
 constexpr uint32_t rnr_timer_10us[32] = {
     65536, 1,   2,   3,   4,   6,   8,    12,   16,   24,   32,   48,   64,   96,    128,   192,
     256,   384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
@@ -23,6 +24,7 @@ bool is_write(int opcode)
 }
 
 // The BTH operation of one packet of a SEND or WRITE (9.2.1).
+// [IBTA 9.2-1]
 uint8_t operation_of(int opcode, bool first, bool last)
 {
     switch (opcode) {
@@ -46,6 +48,7 @@ uint8_t operation_of(int opcode, bool first, bool last)
 
 } // namespace
 
+// [IBTA C9-140]
 int64_t ack_timeout_ns(uint8_t code)
 {
     return code == 0 ? no_deadline : int64_t{4096} << (code & 0x1f);
@@ -59,6 +62,7 @@ int64_t rnr_timer_ns(uint8_t code)
 void Requester::start(QueuePair& qp)
 {
     RequesterState& req = qp.req;
+    // [IBTA 9.7.1-2]
     req.window.start(Psn(qp.attr.sq_psn));
     req.since_ack_request = 0;
     req.congestion = {};
@@ -66,6 +70,7 @@ void Requester::start(QueuePair& qp)
 }
 
 // The WQE fails once everything before it has completed.
+// [IBTA 9.9.2-1]
 void Requester::fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status)
 {
     wqe.status = status;
@@ -80,9 +85,11 @@ bool Requester::may_start(const QueuePair& qp, const SendWqe& wqe)
     if (wqe.initiated) {
         return true;
     }
+    // [IBTA 9.5-4]
     if ((wqe.send_flags & IBV_SEND_FENCE) && qp.req.window.outstanding_reads() > 0) {
         return false;
     }
+    // [IBTA 9.7.3.1-1]
     return !wqe.has_response() || qp.req.window.outstanding_reads() < qp.attr.max_rd_atomic;
 }
 
@@ -113,6 +120,7 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
     return true;
 }
 
+// [IBTA 9.5-1]
 bool Requester::transmit(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -143,6 +151,7 @@ bool Requester::transmit(QueuePair& qp)
 
 // Whether to ask for an acknowledgement: where nothing follows that would, now
 // and then in a long run, and always when sending again.
+// [IBTA 9.2-7]
 bool Requester::wants_ack(QueuePair& qp, bool last)
 {
     RequesterState& req = qp.req;
@@ -185,30 +194,37 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     auto opcode = static_cast<uint8_t>(qp.transport() | operation);
     FrameBuilder& frame =
         _ctx.begin_frame(qp.path, opcode, qp.attr.dest_qp_num, psn, ask,
+                         // [IBTA 9.2-2]
                          last && (wqe.send_flags & IBV_SEND_SOLICITED));
     uint32_t psns = 1;
     if (wqe.is_read()) {
         // A READ sent again asks for what is still missing.
+        // [IBTA 9.3.3-1] [IBTA 9.7.3-3]
         frame.header(Reth{wqe.remote_address + offset, wqe.rkey,
                           static_cast<uint32_t>(wqe.length - offset)});
         psns = num_packets - packet_index;
     } else if (wqe.is_atomic()) {
         bool swap = wqe.opcode == IBV_WR_ATOMIC_CMP_AND_SWP;
+        // [IBTA 9.3.4-1]
         frame.header(AtomicEth{wqe.remote_address, wqe.rkey, swap ? wqe.swap : wqe.compare_add,
                                swap ? wqe.compare_add : 0});
     } else {
+        // [IBTA 9.3.3-1]
         if (first && is_write(wqe.opcode)) {
             frame.header(
                 Reth{wqe.remote_address, wqe.rkey, static_cast<uint32_t>(wqe.length)});
         }
         if (last && (wqe.opcode == IBV_WR_SEND_WITH_IMM ||
                      wqe.opcode == IBV_WR_RDMA_WRITE_WITH_IMM)) {
+            // [IBTA 9.3.6-1]
             ImmDt imm;
             std::memcpy(imm.bytes.data(), &wqe.immediate, sizeof(imm));
             frame.header(imm);
         } else if (last && wqe.opcode == IBV_WR_SEND_WITH_INV) {
+            // [IBTA 9.3.7-1]
             frame.header(Ieth{wqe.immediate});
         }
+        // [IBTA 9.7.3-1]
         uint64_t size = std::min<uint64_t>(qp.mtu, wqe.length - offset);
         if (!gather(_ctx, qp, wqe, offset, frame.payload(size))) {
             // What is before it did not ask for an acknowledgement, as this request was to.
@@ -221,6 +237,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     req.window.sent(wqe, psns, last);
     if (!qp.is_reliable()) {
         // UC: sent is done (9.8.2.1).
+        // [IBTA 9.8.2.1-1]
         req.window.acknowledge_sent();
         complete_done(qp);
     } else if (req.timer.deadline == no_deadline) {
@@ -249,6 +266,7 @@ bool Requester::advance(QueuePair& qp, Psn psn)
     return !blocked;
 }
 
+// [IBTA 9.7.6.1.3-3]
 void Requester::renew_retries(QueuePair& qp)
 {
     qp.req.retries_left = qp.attr.retry_cnt;
@@ -270,6 +288,7 @@ void Requester::complete_acknowledged(QueuePair& qp)
 }
 
 // Completes the requests that are done, from the oldest on.
+// [IBTA 9.5-2]
 void Requester::complete_done(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -293,6 +312,7 @@ void Requester::go_back(QueuePair& qp)
 
 // One retry less (9.7.6.1.3 and 9.7.5.2.8). False: there was none left, and the QP
 // is in error.
+// [IBTA 9.7.6.1.3-2]
 bool Requester::spend_retry(QueuePair& qp)
 {
     if (qp.req.retries_left == 0) {
@@ -314,12 +334,14 @@ void Requester::handle_loss(QueuePair& qp)
 }
 
 // A response is missing: what came acknowledges a later request (9.7.5.2.1).
+// [IBTA 9.7.6-2]
 void Requester::handle_implied_nak(QueuePair& qp)
 {
     _ctx.stats.implied_naks += !qp.req.recovering && !qp.req.rnr_wait;
     handle_loss(qp);
 }
 
+// [IBTA 9.7.6.1.3-1]
 void Requester::handle_timeout(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -353,6 +375,7 @@ void Requester::handle_response(QueuePair& qp, const Packet& packet)
     // tells what has been carried out, of which the answer may be lost.
     bool wake = packet.operation() == op_acknowledge && packet.syndrome == aeth_wake;
     if (!qp.can_send() || packet.psn < req.window.una() || req.window.all_acknowledged() ||
+        // [IBTA 9.7.6-1]
         packet.psn - req.window.max() >= (wake ? 1 : 0)) {
         ++_ctx.stats.drop_sequence;
         return;
@@ -391,6 +414,7 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
 {
     RequesterState& req = qp.req;
     uint8_t type = packet.syndrome & aeth_type_mask;
+    // [IBTA 9.7.5.1.3-2]
     Psn acknowledged = type == aeth_ack ? packet.psn + 1 : packet.psn;
     if (!advance(qp, acknowledged)) {
         handle_implied_nak(qp);
@@ -411,6 +435,7 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
     }
     ibv_wc_status status;
     switch (packet.syndrome) {
+    // [IBTA 9.7.6-3]
     case aeth_nak_sequence:
         ++_ctx.stats.sequence_naks_received;
         handle_loss(qp);
@@ -425,9 +450,11 @@ void Requester::handle_acknowledge(QueuePair& qp, const Packet& packet)
         status = IBV_WC_REM_OP_ERR;
         break;
     default:
+        // [IBTA 9.7.5.2.1-2]
         return; // reserved (9.7.5.2.1)
     }
     ++_ctx.stats.error_naks_received;
+    // [IBTA 9.7.6-4]
     enter_error(_ctx, qp, status);
 }
 
@@ -444,7 +471,9 @@ void Requester::handle_rnr(QueuePair& qp, const Packet& packet)
     // The peer lives and hears us, however long it takes: retries are against
     // loss.
     req.retries_left = qp.attr.retry_cnt;
+    // [IBTA 9.7.5.2.8-6]
     if (qp.attr.rnr_retry != rnr_retry_infinite) {
+        // [IBTA 9.7.5.2.8-5]
         if (req.rnr_retries_left == 0) {
             enter_error(_ctx, qp, IBV_WC_RNR_RETRY_EXC_ERR);
             return;
@@ -453,6 +482,7 @@ void Requester::handle_rnr(QueuePair& qp, const Packet& packet)
     }
     req.rnr_wait = true;
     req.rnr_psn = packet.psn;
+    // [IBTA 9.7.5.2.8-3]
     _ctx.set_timer(qp, _ctx.now + rnr_timer_ns(packet.syndrome));
 }
 
@@ -485,6 +515,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         bool last_opcode = packet.operation() == op_read_response_last ||
                            packet.operation() == op_read_response_only;
         uint64_t expected = std::min<uint64_t>(qp.mtu, wqe->length - offset);
+        // [IBTA 9.7.6-5]
         if (last != last_opcode || packet.payload.size() != expected) {
             enter_error(_ctx, qp, IBV_WC_BAD_RESP_ERR);
             return;

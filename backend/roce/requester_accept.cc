@@ -14,6 +14,7 @@ bool is_local(int opcode)
 
 } // namespace
 
+// [IBTA 9.8.2.1-2]
 ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
 {
     switch (wqe.opcode) {
@@ -60,6 +61,7 @@ bool Requester::accept(QueuePair& qp)
     }
     // Room in PSN space for the longest message there may be.
     if (!qp.is_datagram() &&
+        // [IBTA 9.7.1-4]
         req.window.outstanding() + max_message / qp.mtu >= Psn::half) {
         return false;
     }

@@ -7,12 +7,14 @@ namespace rdma::roce {
 
 void Responder::start(QueuePair& qp)
 {
+    // [IBTA 9.7.1-2]
     qp.resp.window.start(Psn(qp.attr.rq_psn));
     qp.resp.communication_established = false;
 }
 
 void Responder::handle_request(QueuePair& qp, const Packet& packet)
 {
+    // [IBTA 9.6.1-2]
     if (!qp.can_receive()) {
         ++_ctx.stats.drop_qp_state;
         return;
@@ -36,6 +38,7 @@ bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
         // UC: a gap ends the message; the next first packet starts afresh
         // (9.8.2.2.3).
         uint8_t op = packet.operation();
+        // [IBTA 9.8.2.2-2]
         if (place != ReceiveWindow::Place::expected || resp.drop_message) {
             resp.message = ResponderState::Message::none;
             resp.drop_message = !starts_message(op);
@@ -53,12 +56,14 @@ bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.duplicate_requests;
         handle_duplicate(qp, packet);
         return false;
+    // [IBTA 9.7.4.1-1]
     case ReceiveWindow::Place::ahead:
         ++_ctx.stats.drop_sequence;
         if (resp.window.owe_nak_of_gap()) {
             _ctx.schedule_answer(qp);
         }
         return false;
+    // [IBTA 9.5-3]
     case ReceiveWindow::Place::expected:
         break;
     }
@@ -102,6 +107,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.drop_malformed;
         return;
     }
+    // [IBTA 9.7.5.1.2-1]
     if (is_send(op) || is_write(op)) {
         window.owe_ack_of_duplicate(packet.psn);
         _ctx.schedule_answer(qp);
@@ -109,6 +115,7 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
     }
     bool atomic = op != op_read_request;
     const ResponderResource* resource = window.remembered(packet.psn, atomic);
+    // [IBTA 9.7.5.1.2-5]
     if (!resource) {
         ++_ctx.stats.drop_sequence;
         return;
@@ -127,7 +134,9 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         ++_ctx.stats.drop_overload;
         return;
     }
+    // [IBTA 9.7.5.1.2-3]
     window.owe(atomic ? atomic_response(packet.psn, original, true)
+                      // [IBTA 9.7.5.1.2-2]
                       : read_response(packet, packets, true));
     _ctx.schedule_answer(qp);
 }
@@ -136,6 +145,7 @@ void Responder::build_acknowledge(const QueuePair& qp, Psn psn, uint8_t syndrome
 {
     FrameBuilder& frame =
         _ctx.begin_frame(qp.path, transport_rc | op_acknowledge, qp.attr.dest_qp_num, psn);
+    // [IBTA 9.3.5-1]
     frame.header(Aeth{syndrome, qp.resp.window.msn()});
 }
 
@@ -218,6 +228,7 @@ bool Responder::transmit(QueuePair& qp)
         _ctx.begin_frame(qp.path, transport_rc | op_atomic_acknowledge, qp.attr.dest_qp_num,
                          response.psn);
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, window.msn()});
+        // [IBTA 9.3.5.3-1]
         frame.header(AtomicAckEth{response.original});
         window.pop_response();
         _ctx.emit(qp.path);
@@ -225,12 +236,15 @@ bool Responder::transmit(QueuePair& qp)
     case Response::Kind::read:
         break;
     }
+    // [IBTA 9.4.4-1]
     uint32_t size = std::min(response.remaining, qp.mtu);
     bool first = !response.started;
     bool last = response.remaining_packets == 1;
+    // [IBTA 9.2-1]
     uint8_t op = first ? (last ? op_read_response_only : op_read_response_first)
                        : (last ? op_read_response_last : op_read_response_middle);
     _ctx.begin_frame(qp.path, transport_rc | op, qp.attr.dest_qp_num, response.psn);
+    // [IBTA 9.3.5-1]
     if (op != op_read_response_middle) {
         frame.header(Aeth{aeth_ack | aeth_ack_no_credits, window.msn()});
     }

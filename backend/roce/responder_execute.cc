@@ -19,10 +19,12 @@ void Responder::execute(QueuePair& qp, const Packet& packet)
     static constexpr Refusal invalid{aeth_nak_invalid_request, IBV_WC_REM_INV_REQ_ERR,
                                      IBV_EVENT_QP_REQ_ERR};
     // 9.7.4.1.2: an operation that there is; first, middle, last in order, one message at a time.
+    // [IBTA 9.7.4.1.2-1]
     if (packet.is_invalid) {
         refuse(qp, invalid);
         return;
     }
+    // [IBTA 9.7.4.1.2-2]
     bool expected = resp.message == Message::none
                         ? ((!send && !write) || starts_message(op))
                         : (send && resp.message == Message::send && !starts_message(op)) ||
@@ -37,6 +39,7 @@ void Responder::execute(QueuePair& qp, const Packet& packet)
     }
     // 9.7.4.1.6: only the last packet of a message is not full.
     if (send || write) {
+        // [IBTA C9-92]
         bool partial = is_first(op) || is_middle(op);
         bool tail = !partial && !is_only(op);
         if (partial ? packet.payload.size() != qp.mtu
@@ -61,6 +64,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
     ResponderState& resp = qp.resp;
     if (!resp.have_recv && !_ctx.pull_recv(qp)) {
         if (!qp.is_reliable()) {
+            // [IBTA 9.8.2.2-3]
             ++_ctx.stats.drop_no_receive;
             resp.drop_message = true;
             resp.message = ResponderState::Message::none;
@@ -68,6 +72,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
             return false;
         }
         // 9.7.5.2.8: receiver not ready; the request will come again.
+        // [IBTA 9.7.5.2.8-1]
         resp.window.owe_rnr_nak(
             static_cast<uint8_t>(aeth_rnr_nak | (qp.attr.min_rnr_timer & aeth_value_mask)));
         _ctx.schedule_answer(qp);
@@ -77,6 +82,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
         refuse(qp, {aeth_nak_remote_operational, resp.recv.malformed, IBV_EVENT_QP_REQ_ERR});
         return false;
     }
+    // [IBTA 9.7.4-1]
     if (for_data && !_ctx.regions.check({resp.recv.sge.data(), resp.recv.num_sge}, qp.init.pd,
                                         IBV_ACCESS_LOCAL_WRITE)) {
         refuse(qp, {aeth_nak_remote_operational, IBV_WC_LOC_PROT_ERR, IBV_EVENT_QP_REQ_ERR});
@@ -85,6 +91,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
     return true;
 }
 
+// [IBTA 9.4.1-1]
 void Responder::execute_send(QueuePair& qp, const Packet& packet)
 {
     ResponderState& resp = qp.resp;
@@ -95,7 +102,9 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         }
         resp.received = 0;
     }
+    // [IBTA 9.7.4.1.6-2]
     if (resp.received + packet.payload.size() >
+        // [IBTA 9.7.1-6]
         std::min(resp.recv_length, max_peer_message)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_LOC_LEN_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
@@ -105,6 +114,7 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         refuse(qp, {aeth_nak_remote_operational, IBV_WC_LOC_PROT_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
+    // [IBTA 9.4.1-2]
     if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd, true)) {
         refuse(qp, {aeth_nak_remote_access, IBV_WC_MW_BIND_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
@@ -114,10 +124,12 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
     resp.message = done ? ResponderState::Message::none : ResponderState::Message::send;
     accepted(qp, packet, 1, done);
     if (done) {
+        // [IBTA 9.5-5]
         finish_receive(qp, packet, IBV_WC_RECV, resp.received);
     }
 }
 
+// [IBTA 9.4.3-1]
 void Responder::execute_write(QueuePair& qp, const Packet& packet)
 {
     ResponderState& resp = qp.resp;
@@ -136,13 +148,16 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
         rkey = packet.rkey;
         remaining = packet.dma_length;
         received = 0;
+        // [IBTA C9-94]
         if (remaining > max_peer_message) {
             refuse(qp, invalid);
             return;
         }
+        // [IBTA C9-88]
         if (remaining > 0) {
             mr = _ctx.regions.check(rkey, qp.init.pd, address, remaining, IBV_ACCESS_REMOTE_WRITE);
         }
+        // [IBTA 9.7.4.1.5-2]
         if (!(qp.attr.qp_access_flags & IBV_ACCESS_REMOTE_WRITE) || (remaining > 0 && !mr)) {
             refuse(qp, access);
             return;
@@ -151,6 +166,7 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
     // The payload of the last packet ends exactly where RETH said (9.7.4.1.6).
     size_t size = packet.payload.size();
     bool done = ends_message(op);
+    // [IBTA 9.7.4.1.6-1]
     if (done ? size != remaining : size >= remaining) {
         refuse(qp, invalid);
         return;
@@ -174,6 +190,7 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
     resp.message = done ? ResponderState::Message::none : ResponderState::Message::write;
     accepted(qp, packet, 1, done);
     if (has_immediate(op)) {
+        // [IBTA 9.4.3-2]
         finish_receive(qp, packet, IBV_WC_RECV_RDMA_WITH_IMM, resp.received);
     }
 }
@@ -181,11 +198,14 @@ void Responder::execute_write(QueuePair& qp, const Packet& packet)
 void Responder::execute_read(QueuePair& qp, const Packet& packet)
 {
     uint32_t packets = packets_of(packet.dma_length, qp.mtu);
+    // [IBTA C9-94]
     if (packet.dma_length > max_peer_message || packets >= max_read_packets || !qp.resp.window.make_room(qp.attr.max_dest_rd_atomic)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
     }
+    // [IBTA 9.7.4.1.5-2]
     if (!(qp.attr.qp_access_flags & IBV_ACCESS_REMOTE_READ) ||
+        // [IBTA C9-88]
         (packet.dma_length > 0 &&
          !_ctx.regions.check(packet.rkey, qp.init.pd, packet.remote_address, packet.dma_length,
                              IBV_ACCESS_REMOTE_READ))) {
@@ -201,6 +221,7 @@ void Responder::execute_read(QueuePair& qp, const Packet& packet)
 void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
 {
     // 9.7.4.1.3: naturally aligned; resources as for READ.
+    // [IBTA 9.7.4.1.3-1]
     if (packet.remote_address % sizeof(uint64_t) != 0 || !qp.resp.window.make_room(qp.attr.max_dest_rd_atomic)) {
         refuse(qp, {aeth_nak_invalid_request, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_REQ_ERR});
         return;
@@ -208,6 +229,7 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
     static constexpr Refusal access{aeth_nak_remote_access, IBV_WC_WR_FLUSH_ERR,
                                     IBV_EVENT_QP_ACCESS_ERR};
     const MemoryRegion* mr =
+        // [IBTA 9.7.4.1.5-2]
         qp.attr.qp_access_flags & IBV_ACCESS_REMOTE_ATOMIC
             ? _ctx.regions.check(packet.rkey, qp.init.pd, packet.remote_address, sizeof(uint64_t),
                                  IBV_ACCESS_REMOTE_ATOMIC)
@@ -219,7 +241,9 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
     uint64_t gpa = mr->gpa_of(packet.remote_address);
     uint64_t original = 0;
     bool done = packet.operation() == op_compare_swap
+                    // [IBTA 9.4.5-1]
                     ? _ctx.memory.compare_swap(gpa, packet.compare, packet.swap_add, original)
+                    // [IBTA 9.4.5-2]
                     : _ctx.memory.fetch_add(gpa, packet.swap_add, original);
     if (!done) {
         refuse(qp, access);
@@ -235,6 +259,7 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
 void Responder::accepted(QueuePair& qp, const Packet& packet, uint32_t psns, bool message_done)
 {
     qp.resp.window.carried_out(packet.psn + psns, message_done);
+    // [IBTA 9.7.2-1] [IBTA 9.8.2.2-1]
     if (qp.is_reliable() && packet.ack_request) {
         qp.resp.window.owe_ack();
         _ctx.schedule_answer(qp);
@@ -250,9 +275,11 @@ void Responder::finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcod
     completion.wc.opcode = opcode;
     completion.wc.byte_len = static_cast<uint32_t>(byte_len);
     completion.wc.src_qp = qp.attr.dest_qp_num;
+    // [IBTA 9.2-2]
     completion.solicited = packet.solicited;
     completion.network = packet.network;
     if (has_immediate(op)) {
+        // [IBTA 9.3.6-1]
         completion.wc.imm_data = packet.immediate;
         completion.wc.wc_flags |= IBV_WC_WITH_IMM;
     } else if (has_invalidate(op)) {
@@ -271,11 +298,13 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
     resp.message = ResponderState::Message::none;
     bool local_fault = refusal.receive_status != IBV_WC_REM_INV_REQ_ERR &&
                        refusal.receive_status != IBV_WC_WR_FLUSH_ERR;
+    // [IBTA 9.8.2.2-4]
     if (!qp.is_reliable() && !(resp.have_recv && local_fault)) {
         ++_ctx.stats.drop_opcode;
         resp.drop_message = true;
         return;
     }
+    // [IBTA 9.9.3-2]
     if (resp.have_recv && refusal.receive_status != IBV_WC_WR_FLUSH_ERR) {
         Completion completion;
         completion.wc.opcode = IBV_WC_RECV;
@@ -284,6 +313,7 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
     } else {
         _ctx.client->async_event(refusal.event, qp.id);
     }
+    // [IBTA 9.9.3-1] [IBTA 9.7.5.1.3-3]
     enter_error(_ctx, qp, IBV_WC_WR_FLUSH_ERR, Owed::is_sent);
     if (qp.is_reliable()) {
         qp.resp.window.owe_nak(refusal.syndrome);

@@ -13,6 +13,7 @@ void SendWindow::send_last_before_again(const SendWqe& wqe)
     }
 }
 
+// [IBTA 9.7.2-2]
 SendWindow::Acknowledged SendWindow::acknowledge(Psn psn)
 {
     if (psn <= _una) {
@@ -28,6 +29,7 @@ SendWindow::Acknowledged SendWindow::acknowledge(Psn psn)
         if (psn <= wqe.first_psn) {
             break;
         }
+        // [IBTA 9.7.2-3]
         if (wqe.has_response() && _una < wqe.end_psn()) {
             limit = later_of(wqe.first_psn, _una);
             blocked = true;

@@ -95,6 +95,7 @@ public:
         return wqe;
     }
     // The newest request takes so many PSNs.
+    // [IBTA 9.7.1-3]
     void number(SendWqe& newest, uint32_t packets)
     {
         newest.num_packets = packets;
@@ -137,6 +138,7 @@ public:
         ++_cursor;
     }
     // Sends all that is not acknowledged again.
+    // [IBTA 9.7.3-2]
     void go_back() { return_to(_una); }
     // Sends the packet before the request again, where it is not acknowledged and not that of a READ
     // or atomic, whose response is awaited in any case.

@@ -144,6 +144,7 @@ struct Bth {
     uint8_t opcode;
     uint8_t flags; // bit 7 SE, bit 6 MigReq, bits 5..4 PadCnt, bits 3..0 TVer
     be16 pkey;
+    // [IBTA CA17-29]
     uint8_t congestion; // bit 7 FECN, bit 6 BECN; masked in the ICRC
     be24 destination_qp;
     uint8_t ack_request; // bit 7 AckReq
@@ -202,6 +203,7 @@ struct Ieth { // 9.3.7
 static_assert(sizeof(Ieth) == 4);
 
 // AETH syndromes, 9.7.5.1: the type in bits 6..5, its value in bits 4..0.
+// [IBTA 9.7.5.2.1-1]
 inline constexpr uint8_t aeth_type_mask = 0x60;
 inline constexpr uint8_t aeth_value_mask = 0x1f;
 inline constexpr uint8_t aeth_ack = 0x00;

@@ -121,6 +121,7 @@ TEST_P(BackendTest, an_srq_in_use_is_busy)
     EXPECT_EQ(a.backend->destroy_srq(init.srq), 0);
 }
 
+// [IBTA CA17-28]
 TEST_P(BackendTest, a_qp_needs_parts_that_exist)
 {
     auto error = [&](auto&& spoil) {

@@ -64,6 +64,7 @@ TEST_P(BackendTest, a_message_is_gathered_and_scattered)
     EXPECT_TRUE(same(a, source + 2500, b, target + 9000, 500));
 }
 
+// [IBTA 9.3.6-1] [IBTA 9.4.1-1]
 TEST_P(BackendTest, immediate_data_arrive)
 {
     connect_pair();
@@ -79,6 +80,7 @@ TEST_P(BackendTest, immediate_data_arrive)
     EXPECT_EQ(received.wc.imm_data, 0x04030201u);
 }
 
+// [IBTA 9.4.3-1]
 TEST_P(BackendTest, a_write_lands_at_its_address)
 {
     connect_pair();
@@ -93,6 +95,7 @@ TEST_P(BackendTest, a_write_lands_at_its_address)
     EXPECT_TRUE(b.completions.empty());
 }
 
+// [IBTA 9.4.3-2]
 TEST_P(BackendTest, a_write_with_immediate_data_tells_the_peer)
 {
     connect_pair();
@@ -123,6 +126,7 @@ TEST_P(BackendTest, a_read_fetches)
     EXPECT_TRUE(same(b, target, a, source, size));
 }
 
+// [IBTA 9.4.5-1] [IBTA 9.4.5-2]
 TEST_P(BackendTest, atomics_change_a_word_and_return_the_old_one)
 {
     connect_pair();
@@ -176,6 +180,7 @@ TEST_P(BackendTest, a_qp_can_signal_all)
     EXPECT_EQ(next(a)[0].wc.wr_id, 1u);
 }
 
+// [IBTA 9.5-1] [IBTA 9.5-2] [IBTA 9.5-5]
 TEST_P(BackendTest, many_messages_keep_their_order)
 {
     connect_pair(IBV_QPT_RC, {}, 16);

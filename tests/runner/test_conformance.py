@@ -69,6 +69,13 @@ def tree_with_all_marks(tmp_path):
     return Tree(tmp_path)
 
 
+def test_each_rule_that_is_kept_is_marked_in_code_and_tests(capsys):
+    run = conformance()
+    with capsys.disabled():
+        print(f"\n{run.stdout}", end="")
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_marks_are_counted(tree):
     tree.write("hw/more.h", mark("virtio-rdma", "ABC-4") + mark("IBTA", "9.1-1"))
     run = conformance(tree.top)

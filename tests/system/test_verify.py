@@ -8,6 +8,7 @@ from verifying import NOT_EMPTY, verify
 LONG = 900  # seconds; a GiB takes long, and with sanitizers longer
 
 
+# [IBTA 9.3.4-1] [IBTA 9.7.5.2.1-1] [IBTA CA17-22]
 @pytest.mark.parametrize("suite", ["opcodes", "datagrams", "errors"])
 def test_verify(fabric, suite):
     verify(fabric, suite, timeout=LONG)

@@ -39,6 +39,7 @@ def expect_well_formed(capture):
     assert tshark("-r", str(capture), "-Y", "udp.port == 4791 and _ws.malformed") == ""
 
 
+# [IBTA 9.2-1] [IBTA 9.2-6] [IBTA 9.2-8] [IBTA 9.3.3-1] [IBTA 9.7.1-3] [IBTA CA17-10]
 @pytest.mark.parametrize("test, request_opcodes, response_opcodes", [
     ("ib_write_bw", [WRITE_FIRST, WRITE_MIDDLE, WRITE_LAST], [ACKNOWLEDGE]),
     ("ib_read_bw", [READ_REQUEST], [READ_FIRST, READ_MIDDLE, READ_LAST]),

@@ -98,6 +98,7 @@ struct Addressing : testing::Test {
     }
 };
 
+// [IBTA CA17-1] [IBTA CA17-20]
 TEST_F(Addressing, an_ipv6_gid_sends_ipv6)
 {
     add_gids(1, ipv6, 3, 2);
@@ -107,6 +108,7 @@ TEST_F(Addressing, an_ipv6_gid_sends_ipv6)
     EXPECT_EQ(from_a[0].source(), low_bytes(ipv6(3, 1), 16));
 }
 
+// [IBTA CA17-1] [IBTA CA17-12] [IBTA CA17-20]
 TEST_F(Addressing, a_v4_mapped_gid_sends_ipv4)
 {
     ASSERT_EQ(write({}), IBV_WC_SUCCESS);
@@ -115,6 +117,7 @@ TEST_F(Addressing, a_v4_mapped_gid_sends_ipv4)
     EXPECT_EQ(from_a[0].source(), low_bytes(a.gid, 4));
 }
 
+// [IBTA CA17-40]
 TEST_F(Addressing, roce_v1_sends_a_grh_for_both)
 {
     add_gids(1, ipv6, 3, 1);
@@ -128,6 +131,7 @@ TEST_F(Addressing, roce_v1_sends_a_grh_for_both)
     }
 }
 
+// [IBTA CA17-11] [IBTA CA17-18]
 TEST_F(Addressing, each_qp_sends_from_the_gid_it_names)
 {
     for (uint8_t index = 1; index < 16; ++index) {
@@ -151,6 +155,7 @@ TEST_F(Addressing, a_gid_that_is_gone_is_no_address_of_ours)
     EXPECT_FALSE(b.engine.wants(frame));
 }
 
+// [IBTA CA17-4] [IBTA CA17-9] [IBTA CA17-13] [IBTA CA17-17]
 TEST_F(Addressing, traffic_class_and_hop_limit_are_on_every_packet)
 {
     add_gids(1, ipv6, 3, 2);

@@ -73,6 +73,7 @@ struct Datagram : testing::Test {
     uint8_t grh(size_t at) { return static_cast<uint8_t>(*b.at(b_buffer + at)); }
 };
 
+// [IBTA 9.3.2-1] [IBTA 9.8.3-4] [IBTA A17.4.5.2-1] [IBTA CA17-3]
 TEST_F(Datagram, has_40_bytes_before_it_with_the_ipv4_header_last)
 {
     post_recv(5, 1000);
@@ -105,6 +106,7 @@ TEST_F(Datagram, marked_by_a_congested_router_shows_it_in_the_grh)
     EXPECT_EQ(grh(21), 0x2e << 2 | 3);
 }
 
+// [IBTA A17.4.5.2-1] [IBTA CA17-16] [IBTA CA17-19] [IBTA CA17-42] [IBTA CA17-43]
 TEST_F(Datagram, over_ipv6_has_the_whole_header_before_it)
 {
     ibv_gid ga{}, gb{};
@@ -135,6 +137,7 @@ TEST_F(Datagram, over_ipv6_has_the_whole_header_before_it)
     }
 }
 
+// [IBTA 9.3.2-1] [IBTA 9.6.1-6] [IBTA 9.8.3-2]
 TEST_F(Datagram, needs_the_receivers_qkey)
 {
     post_recv(5, 1000);
@@ -158,6 +161,7 @@ TEST_F(Datagram, follows_a_qkey_that_changes)
     EXPECT_EQ(b.take_completions().size(), 1u);
 }
 
+// [IBTA 9.8.3.2.2-1]
 TEST_F(Datagram, that_is_too_long_leaves_the_receive_request)
 {
     post_recv(5, 139);
@@ -167,6 +171,7 @@ TEST_F(Datagram, that_is_too_long_leaves_the_receive_request)
     EXPECT_EQ(b.take_completions().size(), 1u);
 }
 
+// [IBTA 9.8.3-1]
 TEST_F(Datagram, fits_the_ports_mtu)
 {
     a.port_mtu = 1500; // a path MTU of 1024
@@ -191,6 +196,7 @@ TEST_F(Datagram, error_stops_the_send_queue_until_it_is_resumed)
     EXPECT_EQ(b.take_completions().size(), 1u);
 }
 
+// [IBTA 9.8.3-3]
 TEST_F(Datagram, takes_from_a_shared_receive_queue_and_counts_towards_its_limit)
 {
     uint32_t srq = b.engine.create_srq(b.pd, {16, 1, 0}).value();
@@ -218,6 +224,7 @@ TEST_F(Datagram, takes_from_a_shared_receive_queue_and_counts_towards_its_limit)
     EXPECT_EQ(b.stats.drop_no_receive, 1u);
 }
 
+// [IBTA 9.2-2]
 TEST_F(Datagram, solicits_an_event_where_it_says_so)
 {
     for (bool solicited : {true, false}) {

@@ -88,6 +88,7 @@ TEST_F(MemoryManagement, what_lies_outside_is_refused)
     EXPECT_EQ(write_from_a(region.rkey, iova + 1), IBV_WC_REM_ACCESS_ERR);
 }
 
+// [IBTA 9.7.4.1.5-1]
 TEST_F(MemoryManagement, access_is_what_the_registration_says)
 {
     ASSERT_EQ(at_b(registration(region.rkey, IBV_ACCESS_REMOTE_READ)), IBV_WC_SUCCESS);
@@ -112,6 +113,7 @@ TEST_F(MemoryManagement, an_invalidation_takes_it_back)
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_SUCCESS);
 }
 
+// [IBTA 9.3.7-1] [IBTA 9.4.1-2]
 TEST_F(MemoryManagement, the_peer_can_take_it_back)
 {
     ASSERT_EQ(at_b(registration(region.rkey)), IBV_WC_SUCCESS);
@@ -127,6 +129,7 @@ TEST_F(MemoryManagement, the_peer_can_take_it_back)
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_REM_ACCESS_ERR);
 }
 
+// [IBTA 9.4.1-3]
 TEST_F(MemoryManagement, a_user_region_cannot_be_taken_back_by_the_peer)
 {
     MrKeys kb = b.register_ram();
@@ -138,6 +141,7 @@ TEST_F(MemoryManagement, a_user_region_cannot_be_taken_back_by_the_peer)
     EXPECT_EQ(write_from_a(kb.rkey, ram_base, 16), IBV_WC_SUCCESS);
 }
 
+// [IBTA 9.4.1-3]
 TEST_F(MemoryManagement, a_region_without_remote_rights_cannot_be_taken_back_by_the_peer)
 {
     ASSERT_EQ(at_b(registration(region.rkey, IBV_ACCESS_LOCAL_WRITE)), IBV_WC_SUCCESS);
@@ -229,6 +233,7 @@ TEST_F(MemoryManagement, the_longest_page_list_is_served)
     }
 }
 
+// [IBTA C9-88]
 TEST_F(MemoryManagement, a_registration_behind_a_failure_is_not_carried_out)
 {
     b.send_queues[qb.id].push_back(

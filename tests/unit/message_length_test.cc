@@ -116,6 +116,7 @@ using LongerMessage = MessageLength;
 INSTANTIATE_TEST_SUITE_P(Bytes, LongerMessage,
                          testing::Values((uint64_t{1} << 31) + 1, (uint64_t{1} << 32) + 5));
 
+// [IBTA 9.7.1-6]
 TEST_P(LongerMessage, is_refused)
 {
     post_recv(uint64_t{5} << 30);

@@ -45,6 +45,7 @@ std::vector<uint8_t> write_frame(NetworkType network, size_t size)
 
 class PacketTest : public testing::TestWithParam<NetworkType> {};
 
+// [IBTA 9.2-4] [IBTA CA17-6] [IBTA CA17-8] [IBTA CA17-15] [IBTA CA17-21]
 TEST_P(PacketTest, what_is_built_is_what_is_parsed)
 {
     for (size_t size : {0u, 1u, 2u, 3u, 4u, 1024u, 4095u, 4096u}) {
@@ -68,6 +69,7 @@ TEST_P(PacketTest, what_is_built_is_what_is_parsed)
     }
 }
 
+// [IBTA CA17-22] [IBTA CA17-24] [IBTA CA17-29]
 TEST_P(PacketTest, every_flipped_bit_that_no_router_may_change_is_noticed)
 {
     auto frame = write_frame(GetParam(), 16);
@@ -115,6 +117,7 @@ INSTANTIATE_TEST_SUITE_P(Networks, PacketTest,
                          testing::Values(NetworkType::roce_v1, NetworkType::ipv4,
                                          NetworkType::ipv6));
 
+// [IBTA CA17-24]
 TEST(Packet, other_traffic_is_not_taken)
 {
     auto frame = write_frame(NetworkType::ipv4, 8);

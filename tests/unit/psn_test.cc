@@ -8,12 +8,14 @@ namespace {
 
 constexpr Psn last{0xffffff};
 
+// [IBTA 9.7.1-1]
 TEST(Psn, has_24_bits)
 {
     EXPECT_EQ(Psn(0x1000001).value(), 1u);
     EXPECT_EQ(Psn(0xffffffff), last);
 }
 
+// [IBTA 9.7.1-1]
 TEST(Psn, wraps_when_it_counts)
 {
     EXPECT_EQ(last + 2, Psn(1));
@@ -34,6 +36,7 @@ TEST(Psn, differs_by_the_shorter_way)
 
 // 9.7.1: of a responder that expects PSN e, [e - 2^23, e - 1] are duplicates and
 // [e + 1, e + 2^23 - 1] are ahead.
+// [IBTA 9.7.1-5]
 TEST(Psn, is_ordered_over_half_the_circle)
 {
     for (uint32_t expected : {0u, 1u, 0x7fffffu, 0x800000u, 0xffffffu}) {

@@ -53,6 +53,7 @@ TEST_F(PsnWrap, atomics_of_one_lap_are_no_answer_in_the_next)
     EXPECT_EQ(answers[1].psn, psn);
 }
 
+// [IBTA 9.3.5.3-1]
 TEST_F(PsnWrap, a_duplicate_atomic_has_the_answer_of_its_own_lap)
 {
     connect_up();
@@ -119,6 +120,7 @@ struct PsnLaps : ReliableConnection {
     }
 };
 
+// [IBTA 9.7.6.1.3-3]
 TEST_F(PsnLaps, requests_of_all_kinds_go_on_past_all_psns)
 {
     constexpr uint32_t margin = 1u << 17; // packets, before and after the last PSN

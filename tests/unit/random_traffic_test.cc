@@ -594,6 +594,7 @@ void play_seeds(uint32_t number, Upset upset, double loss = -1)
     }
 }
 
+// [IBTA 9.4.5-3] [IBTA 9.5-3] [IBTA 9.7.5.1.2-1] [IBTA 9.8.2.1-1] [IBTA 9.8.2.2-2]
 TEST_P(RandomTraffic, arrives_once_in_order_and_whole)
 {
     play_seeds(GetParam(), Upset::none);

@@ -38,6 +38,7 @@ struct ReceiveWindowTest : testing::Test {
     }
 };
 
+// [IBTA 9.7.1-5] [IBTA 9.7.7.1-1]
 TEST_F(ReceiveWindowTest, tells_duplicates_from_what_is_ahead_over_the_wrap)
 {
     write();
@@ -52,6 +53,7 @@ TEST_F(ReceiveWindowTest, tells_duplicates_from_what_is_ahead_over_the_wrap)
     EXPECT_EQ(window.place(Psn(Psn::half)), Place::duplicate);
 }
 
+// [IBTA 9.7.5.1.3-1]
 TEST_F(ReceiveWindowTest, a_gap_is_nakked_once_until_its_packet_comes)
 {
     EXPECT_TRUE(window.owe_nak_of_gap());
@@ -65,6 +67,7 @@ TEST_F(ReceiveWindowTest, a_gap_is_nakked_once_until_its_packet_comes)
     EXPECT_EQ(window.take_nak(), std::nullopt) << "its packet has come";
 }
 
+// [IBTA 9.7.5.2.8-2]
 TEST_F(ReceiveWindowTest, a_nak_stands_for_the_acknowledgement)
 {
     write();
@@ -88,6 +91,7 @@ TEST_F(ReceiveWindowTest, an_answer_with_data_is_the_only_acknowledgement)
     EXPECT_TRUE(window.take_ack());
 }
 
+// [IBTA 9.5-6]
 TEST_F(ReceiveWindowTest, a_duplicate_from_before_a_read_is_acknowledged_before_its_answer)
 {
     write();
@@ -104,6 +108,7 @@ TEST_F(ReceiveWindowTest, a_duplicate_from_before_a_read_is_acknowledged_before_
     EXPECT_TRUE(window.take_ack());
 }
 
+// [IBTA 9.7.5.1.2-4]
 TEST_F(ReceiveWindowTest, remembers_the_newest_reads_and_atomics)
 {
     for (uint32_t i = 0; i < 6; ++i) {
@@ -142,6 +147,7 @@ TEST_F(ReceiveWindowTest, answers_sent_again_give_way_to_new_ones)
     EXPECT_FALSE(window.make_room(reads));
 }
 
+// [IBTA C9-110]
 TEST_F(ReceiveWindowTest, a_read_asked_for_again_from_its_middle_ends_there)
 {
     window.owe(read_of(first, 2));

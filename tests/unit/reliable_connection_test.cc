@@ -8,6 +8,7 @@
 namespace rdma::test {
 namespace {
 
+// [IBTA 9.7.1-2] [IBTA 9.7.3-1]
 TEST_F(ReliableConnection, a_write_of_every_size_arrives)
 {
     connect_up();
@@ -22,6 +23,7 @@ TEST_F(ReliableConnection, a_write_of_every_size_arrives)
     EXPECT_EQ(a.stats.retransmitted_packets, 0u);
 }
 
+// [IBTA 9.3.6-1]
 TEST_F(ReliableConnection, a_send_with_immediate_completes_at_both_ends)
 {
     connect_up();
@@ -43,6 +45,7 @@ TEST_F(ReliableConnection, a_send_with_immediate_completes_at_both_ends)
     EXPECT_TRUE(same(a_buffer, b_buffer, 3000));
 }
 
+// [IBTA 9.3.5-1] [IBTA 9.4.4-1]
 TEST_F(ReliableConnection, a_read_of_every_size_comes_back)
 {
     connect_up();
@@ -58,6 +61,7 @@ TEST_F(ReliableConnection, a_read_of_every_size_comes_back)
     }
 }
 
+// [IBTA 9.3.4-1]
 TEST_F(ReliableConnection, atomics_return_the_value_before)
 {
     connect_up();
@@ -82,6 +86,7 @@ TEST_F(ReliableConnection, atomics_return_the_value_before)
     EXPECT_EQ(now, 7u);
 }
 
+// [IBTA 9.7.5.1.2-3]
 TEST_F(ReliableConnection, a_duplicate_atomic_is_answered_from_the_record)
 {
     connect_up();
@@ -99,6 +104,7 @@ TEST_F(ReliableConnection, a_duplicate_atomic_is_answered_from_the_record)
     EXPECT_EQ(a.stats.timeouts, 1u);
 }
 
+// [IBTA 9.7.3-2] [IBTA 9.7.5.1.3-1] [IBTA 9.7.6-3]
 TEST_F(ReliableConnection, a_lost_request_packet_is_nakked_once_and_sent_again)
 {
     connect_up();
@@ -112,6 +118,7 @@ TEST_F(ReliableConnection, a_lost_request_packet_is_nakked_once_and_sent_again)
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
 
+// [IBTA 9.7.6.1.3-1]
 TEST_F(ReliableConnection, a_lost_last_packet_is_sent_again_after_the_timeout)
 {
     connect_up();
@@ -123,6 +130,7 @@ TEST_F(ReliableConnection, a_lost_last_packet_is_sent_again_after_the_timeout)
     EXPECT_GE(network.now, ack_timeout_ns(8));
 }
 
+// [IBTA 9.7.3-3] [IBTA 9.7.6-2]
 TEST_F(ReliableConnection, a_lost_read_response_is_asked_for_again)
 {
     connect_up();
@@ -177,6 +185,7 @@ TEST_F(ReliableConnection, forged_acknowledgements_of_a_read_cost_one_request_fo
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
 
+// [IBTA 9.7.5.2.8-1] [IBTA 9.7.5.2.8-3]
 TEST_F(ReliableConnection, without_a_receive_the_sender_waits_as_the_rnr_nak_says)
 {
     Connection c;
@@ -193,6 +202,7 @@ TEST_F(ReliableConnection, without_a_receive_the_sender_waits_as_the_rnr_nak_say
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
 
+// [IBTA 9.7.5.2.8-5]
 TEST_F(ReliableConnection, rnr_retries_run_out)
 {
     Connection c;
@@ -204,6 +214,7 @@ TEST_F(ReliableConnection, rnr_retries_run_out)
     EXPECT_EQ(b.stats.rnr_naks_sent, 3u);
 }
 
+// [IBTA 9.7.6.1.3-2]
 TEST_F(ReliableConnection, retries_run_out_when_nobody_answers)
 {
     Connection c;
@@ -264,6 +275,7 @@ TEST_F(ReliableConnection, retries_are_not_spent_while_the_first_answer_to_a_rea
     EXPECT_EQ(a.stats.timeouts, 0u);
 }
 
+// [IBTA 9.7.5.1.3-2] [IBTA 9.9.2-2]
 TEST_F(ReliableConnection, after_an_error_the_rest_is_flushed_in_order)
 {
     connect_up();
@@ -304,6 +316,7 @@ struct RemoteFault {
 
 class RemoteAccess : public ReliableConnection, public testing::WithParamInterface<RemoteFault> {};
 
+// [IBTA 9.7.4.1.3-1] [IBTA 9.7.4.1.5-1] [IBTA 9.7.4.1.5-2] [IBTA 9.7.6-4]
 TEST_P(RemoteAccess, is_checked)
 {
     const RemoteFault& fault = GetParam();
@@ -341,6 +354,7 @@ INSTANTIATE_TEST_SUITE_P(
                     IBV_WC_REM_INV_REQ_ERR}),
     [](const auto& test_info) { return test_info.param.name; });
 
+// [IBTA 9.9.2-1]
 TEST_F(ReliableConnection, a_bad_local_key_fails_at_its_turn_and_sends_nothing)
 {
     connect_up();
@@ -350,6 +364,7 @@ TEST_F(ReliableConnection, a_bad_local_key_fails_at_its_turn_and_sends_nothing)
     EXPECT_EQ(a.stats.tx_packets, 0u);
 }
 
+// [IBTA 9.7.4.1.6-2] [IBTA 9.9.3-2]
 TEST_F(ReliableConnection, a_message_longer_than_the_receive_buffer_fails_at_both_ends)
 {
     connect_up();
@@ -360,6 +375,7 @@ TEST_F(ReliableConnection, a_message_longer_than_the_receive_buffer_fails_at_bot
     EXPECT_EQ(b.only_status(), IBV_WC_LOC_LEN_ERR);
 }
 
+// [IBTA 9.7.4-1]
 TEST_F(ReliableConnection, a_receive_with_a_bad_key_fails_at_both_ends)
 {
     connect_up();
@@ -370,6 +386,7 @@ TEST_F(ReliableConnection, a_receive_with_a_bad_key_fails_at_both_ends)
     EXPECT_EQ(b.only_status(), IBV_WC_LOC_PROT_ERR);
 }
 
+// [IBTA 9.7.2-1] [IBTA 9.7.2-2] [IBTA 9.5-2]
 TEST_F(ReliableConnection, small_messages_share_acknowledgements)
 {
     connect_up();
@@ -398,6 +415,7 @@ TEST_F(ReliableConnection, psns_wrap)
     EXPECT_TRUE(same(a_buffer, b_buffer, 64 * 1024));
 }
 
+// [IBTA 9.4.1-1]
 TEST_F(ReliableConnection, scattered_entries_at_odd_places_are_put_together)
 {
     connect_up();
@@ -426,6 +444,7 @@ TEST_F(ReliableConnection, scattered_entries_at_odd_places_are_put_together)
     }
 }
 
+// [IBTA 9.5-4]
 TEST_F(ReliableConnection, a_fenced_request_waits_for_the_reads_before_it)
 {
     connect_up();
@@ -461,6 +480,7 @@ TEST_F(ReliableConnection, a_draining_queue_takes_nothing_new_until_it_is_resume
     EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
 }
 
+// [IBTA 9.6.1-8]
 TEST_F(ReliableConnection, packets_of_a_stranger_are_dropped)
 {
     connect_up();

@@ -103,6 +103,7 @@ TEST_F(Requesting, retry_counters_changed_while_drained_hold_at_once)
 }
 
 // Without an ACK timeout nothing but an answer leads on.
+// [IBTA 9.2-7]
 TEST_F(Requesting, a_request_before_one_that_fails_is_acknowledged)
 {
     connect_up({.timeout = 0});
@@ -210,6 +211,7 @@ struct RnrPause : Requesting, testing::WithParamInterface<uint8_t> {};
 
 INSTANTIATE_TEST_SUITE_P(Codes, RnrPause, testing::Values(0, 1, 12, 31));
 
+// [IBTA 9.7.5.2.8-3]
 TEST_P(RnrPause, is_as_long_as_asked_and_spends_no_retry)
 {
     connect_up({.timeout = 8, .retry_cnt = 1, .rnr_retry = 1, .min_rnr_timer = GetParam()});

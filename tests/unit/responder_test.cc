@@ -27,6 +27,7 @@ TEST_F(Responding, answers_sent_again_give_way_to_new_requests)
     EXPECT_EQ(answers[answers.size() - 1].psn, psn + 3);
 }
 
+// [IBTA 9.7.4.1.7-1]
 TEST_F(Responding, more_reads_and_atomics_at_once_than_agreed_are_refused)
 {
     for (bool atomic : {false, true}) {
@@ -51,6 +52,7 @@ TEST_F(Responding, more_reads_and_atomics_at_once_than_agreed_are_refused)
     }
 }
 
+// [IBTA 9.7.5.1.2-1]
 TEST_F(Responding, a_duplicate_write_before_a_read_is_acknowledged_alone)
 {
     connect_up();
@@ -70,6 +72,7 @@ TEST_F(Responding, a_duplicate_write_before_a_read_is_acknowledged_alone)
     EXPECT_EQ(answers[1].psn, psn + 2);
 }
 
+// [IBTA 9.7.2-3]
 TEST_F(Responding, an_answer_with_data_is_the_only_acknowledgement)
 {
     connect_up();
@@ -228,6 +231,7 @@ TEST_F(Responding, an_rnr_nak_that_its_packet_overtakes_is_not_sent)
 }
 
 // A NAK acknowledges all before it: one frame for both.
+// [IBTA 9.7.5.1.3-2]
 TEST_F(Responding, a_nak_acknowledges_what_was_carried_out_before_it)
 {
     connect_up();
@@ -243,6 +247,7 @@ TEST_F(Responding, a_nak_acknowledges_what_was_carried_out_before_it)
     EXPECT_EQ(answers[0].syndrome, aeth_nak_sequence);
 }
 
+// [IBTA 9.5-6] [IBTA 9.7.5.1.3-2]
 TEST_F(Responding, what_precedes_the_nak_of_a_refused_request_is_sent)
 {
     connect_up();
@@ -358,6 +363,7 @@ INSTANTIATE_TEST_SUITE_P(Operations, InvalidRequest,
                          testing::Values(21, 24, 28, 29, 31, op_read_request, op_write_only,
                                          op_fetch_add));
 
+// [IBTA 9.7.4.1-1] [IBTA 9.7.4.1.2-1]
 TEST_P(InvalidRequest, is_nakked_in_its_turn)
 {
     connect_up();
@@ -428,6 +434,7 @@ TEST_F(Responding, ranges_at_the_end_of_the_address_space_are_refused)
 }
 
 // 9.7.5.1.2: it is carried out again, from where it says: what the requester may read, it may.
+// [IBTA 9.7.5.1.2-2]
 TEST_F(Responding, a_duplicate_read_of_another_address_of_the_region_has_what_is_there)
 {
     connect_up();
@@ -461,6 +468,7 @@ TEST_F(Responding, an_answer_sent_again_does_not_fail_the_qp_when_its_region_has
 }
 
 // A peer of an earlier life of this machine goes on sending: numbers and keys are others now.
+// [IBTA 9.6.1-1]
 TEST_F(Responding, packets_for_the_qp_of_an_earlier_life_change_nothing)
 {
     connect_up();
@@ -487,6 +495,7 @@ TEST_F(Responding, packets_for_the_qp_of_an_earlier_life_change_nothing)
 }
 
 // What a duplicate READ asks for is checked as the first one was, and is no more than that.
+// [IBTA 9.7.5.1.2-2]
 TEST_F(Responding, a_duplicate_read_has_no_more_rights_than_the_first)
 {
     connect_up();

@@ -55,6 +55,7 @@ struct SendWindowTest : testing::Test {
     Psn at(uint32_t n) { return Psn(before_wrap) + n; }
 };
 
+// [IBTA 9.7.1-3]
 TEST_F(SendWindowTest, gives_out_psns_in_the_order_of_the_requests)
 {
     accept(IBV_WR_SEND, 3);
@@ -68,6 +69,7 @@ TEST_F(SendWindowTest, gives_out_psns_in_the_order_of_the_requests)
     EXPECT_EQ(window.find(at(4)), nullptr);
 }
 
+// [IBTA 9.7.2-2]
 TEST_F(SendWindowTest, completes_what_is_acknowledged_to_its_end)
 {
     accept(IBV_WR_SEND, 2);
@@ -85,6 +87,7 @@ TEST_F(SendWindowTest, completes_what_is_acknowledged_to_its_end)
     EXPECT_TRUE(window.all_acknowledged());
 }
 
+// [IBTA 9.7.2-3]
 TEST_F(SendWindowTest, reads_are_acknowledged_by_their_answers_only)
 {
     accept(IBV_WR_SEND, 1);
@@ -124,6 +127,7 @@ TEST_F(SendWindowTest, a_read_on_its_way_is_one_packet)
     EXPECT_EQ(window.unacknowledged(), 0u);
 }
 
+// [IBTA 9.7.3-3]
 TEST_F(SendWindowTest, a_read_sent_again_asks_for_the_rest)
 {
     accept(IBV_WR_RDMA_READ, 10);

@@ -89,6 +89,7 @@ TEST_F(Signaling, what_fails_completes_in_any_case)
     EXPECT_EQ(carry_out({write(1, 0), write(2, 0, 1), write(3, 0)}), (Ids{2, 3}));
 }
 
+// [IBTA 9.2-2]
 TEST_F(Signaling, a_receive_is_solicited_where_the_sender_says_so)
 {
     connect_up();
@@ -160,6 +161,7 @@ TEST_F(Signaling, while_it_drains_a_queue_answers_its_peer)
     EXPECT_EQ(carry_out({write(1, IBV_SEND_SIGNALED)}), Ids{1});
 }
 
+// [IBTA C9-140]
 TEST_F(Signaling, a_drained_queue_takes_new_attributes)
 {
     connect_up();
@@ -180,6 +182,7 @@ TEST_F(Signaling, a_drained_queue_takes_new_attributes)
     EXPECT_GE(network.now - start, 2 * (int64_t{4096} << 10));
 }
 
+// [IBTA 9.9.3-1] [IBTA 9.9.3-2]
 TEST_F(Signaling, the_peers_wrong_requests_are_told_where_no_receive_tells_of_them)
 {
     connect_up();
@@ -191,6 +194,7 @@ TEST_F(Signaling, the_peers_wrong_requests_are_told_where_no_receive_tells_of_th
 }
 
 // 9.7.5.2.8, table 45, in milliseconds.
+// [IBTA 9.7.5.2.8-4]
 TEST_F(Signaling, rnr_timers_are_as_the_standards_table_has_them)
 {
     static constexpr double milliseconds[32] = {
@@ -219,6 +223,7 @@ TEST_F(Signaling, an_rnr_timer_can_be_changed_while_connected)
 }
 
 // 9.7.3.1: no more READs and atomics on their way than max_rd_atomic.
+// [IBTA 9.7.3.1-1]
 TEST_F(Signaling, the_requester_keeps_to_max_rd_atomic)
 {
     for (uint8_t most : std::array<uint8_t, 3>{1, 3, 16}) {

@@ -39,6 +39,7 @@ struct UnreliableConnection : testing::Test {
     }
 };
 
+// [IBTA 9.9.2-3]
 TEST_F(UnreliableConnection, a_send_error_leaves_the_receive_queue_alone)
 {
     post_recv(a, qa, ka.lkey);
@@ -55,6 +56,7 @@ TEST_F(UnreliableConnection, a_send_error_leaves_the_receive_queue_alone)
     EXPECT_EQ(b.take_completions().size(), 1u);
 }
 
+// [IBTA 9.8.2.1-2]
 TEST_F(UnreliableConnection, an_operation_that_it_does_not_have_stops_the_send_queue)
 {
     EXPECT_EQ(carry_out(a, qa, send_request(IBV_WR_RDMA_READ, 1, a_buffer, 8, ka.lkey, b_buffer,
@@ -64,6 +66,7 @@ TEST_F(UnreliableConnection, an_operation_that_it_does_not_have_stops_the_send_q
 }
 
 // The first page is RAM and the others are not.
+// [IBTA 9.8.2.2-2]
 TEST_F(UnreliableConnection, goes_on_after_a_message_that_failed_in_its_middle)
 {
     MrInit init;

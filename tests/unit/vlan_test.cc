@@ -207,6 +207,7 @@ TEST_F(Vlan, unknown_is_learnt_from_the_first_packet_for_a_qp)
 
 // A stranger's packet has an address, a queue pair number and an ICRC; only a peer's, or
 // one with the Q_Key, tells of the VLAN.
+// [IBTA 9.6.1-2]
 TEST_F(Vlan, is_not_learnt_from_a_stranger)
 {
     Node stranger(3);
