@@ -238,5 +238,30 @@ TEST_F(Addressing, congestion_notifications_are_counted)
     EXPECT_FALSE(b.engine.has_work());
 }
 
+// [IBTA 9.2-3] [IBTA CA17-7] [IBTA A17.3.2.1-1] [IBTA A17.3.2.4-1]
+TEST_F(Addressing, what_is_the_same_on_every_packet_of_a_qp)
+{
+    add_gids(1, ipv6, 3, 2);
+    for (uint8_t index : std::array<uint8_t, 2>{0, 1}) {
+        QpNumbers qa = a.create_qp(IBV_QPT_RC), qb = b.create_qp(IBV_QPT_RC);
+        connect(a, qa, b, qb, true, {.gid_index = index});
+        from_a.clear();
+        a.send_queues[qa.id].push_back(
+            send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 5000, ka.lkey, b_buffer, kb.rkey));
+        network.ring(a, qa.id);
+        ASSERT_TRUE(network.settle());
+        ASSERT_EQ(from_a.size(), 5u);
+        for (const Wire& wire : from_a) {
+            size_t udp = 14 + wire.ip_size(), bth = udp + 8;
+            EXPECT_EQ(wire.udp_source(), from_a[0].udp_source());
+            EXPECT_EQ(wire.word(udp + 6), 0u) << "no checksum";
+            EXPECT_TRUE(wire.bytes.at(bth + 1) & 0x40) << "MigReq";
+            if (index == 0) {
+                EXPECT_EQ(wire.word(20), 0x4000u) << "do not fragment";
+            }
+        }
+    }
+}
+
 } // namespace
 } // namespace rdma::test

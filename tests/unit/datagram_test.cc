@@ -236,5 +236,37 @@ TEST_F(Datagram, solicits_an_event_where_it_says_so)
     }
 }
 
+// [IBTA 9.8.3-5]
+TEST_F(Datagram, has_the_next_psn_which_its_receiver_does_not_look_at)
+{
+    std::vector<uint32_t> psns;
+    network.filter = [&](Node&, std::vector<uint8_t>& frame) {
+        constexpr size_t psn = 14 + 20 + 8 + 9; // of BTH behind Ethernet, IPv4, UDP
+        psns.push_back(uint32_t{frame[psn]} << 16 | uint32_t{frame[psn + 1]} << 8 | frame[psn + 2]);
+        return psns.size() != 2;
+    };
+    for (uint64_t i = 0; i < 3; ++i) {
+        post_recv(i, 1000);
+        ASSERT_EQ(send(datagram(100)), IBV_WC_SUCCESS);
+    }
+    EXPECT_EQ(psns, (std::vector<uint32_t>{0x1234, 0x1235, 0x1236}));
+    EXPECT_EQ(b.take_completions().size(), 2u) << "all but the one that was lost";
+}
+
+// [IBTA 9.8.3-6]
+TEST_F(Datagram, has_no_operations_but_sends)
+{
+    for (int opcode : {int{IBV_WR_RDMA_WRITE}, int{IBV_WR_RDMA_READ}, int{IBV_WR_SEND_WITH_INV},
+                       int{IBV_WR_ATOMIC_FETCH_AND_ADD}}) {
+        SendRequest request = datagram(8);
+        request.opcode = opcode;
+        EXPECT_EQ(send(request), IBV_WC_LOC_QP_OP_ERR);
+        ibv_qp_attr attr{};
+        attr.qp_state = IBV_QPS_RTS;
+        ASSERT_EQ(a.engine.modify_qp(qa.id, attr, IBV_QP_STATE, {}), 0);
+    }
+    EXPECT_EQ(a.stats.tx_packets, 0u);
+}
+
 } // namespace
 } // namespace rdma::test

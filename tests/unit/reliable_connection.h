@@ -65,6 +65,10 @@ struct Responding : ReliableConnection {
     void connect_up(const Connection& c = {})
     {
         ReliableConnection::connect_up(c);
+        note_answers();
+    }
+    void note_answers()
+    {
         b.transmit = [this](std::vector<uint8_t> frame) {
             constexpr size_t bth = 14 + 20 + 8;
             answers.push_back({frame[bth],
