@@ -152,7 +152,8 @@ def page(specification):
         "which tests fail where it is not."), paragraph(
         "C9 and CA17 numbers are those of the specification's compliance statements, in chapter 9 and in annex 17 "
         "(RoCEv2). Where a rule's statement is not known for certain, its name is the number of its section and one "
-        "of ours. What a rule says is told in our words. What concerns InfiniBand links alone is left out."),
+        "of ours. What a rule says is told in our words. What concerns InfiniBand links, verbs or "
+        "management alone is left out."),
         paragraph("A rule is *kept* if the code keeps it and a test shows that; *partly*, for the reason given; "
                   "*untested* if the code keeps it and no test would fail without it; *not kept*, for the reason "
                   "given."),
