@@ -110,7 +110,6 @@ TEST_P(EngineStop, a_request_to_a_device_that_has_not_started_yet_is_answered_to
 }
 
 // timeout code 10: 4 ms.
-// [IBTA 9.7.5.2.8-6]
 TEST_P(EngineStop, a_peer_with_one_retry_of_4_ms_lasts_2_s)
 {
     connect_up({.timeout = 10, .retry_cnt = 1});

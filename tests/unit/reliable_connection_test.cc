@@ -8,7 +8,7 @@
 namespace rdma::test {
 namespace {
 
-// [IBTA 9.7.1-2] [IBTA 9.7.3-1]
+// [IBTA 9.7.1-2] [IBTA 9.7.2-1] [IBTA 9.7.3-1]
 TEST_F(ReliableConnection, a_write_of_every_size_arrives)
 {
     connect_up();

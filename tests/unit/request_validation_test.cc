@@ -191,7 +191,7 @@ TEST_F(RequestValidation, a_duplicate_atomic_that_is_not_remembered_is_dropped)
     EXPECT_EQ(sum, 2u);
 }
 
-// [IBTA 9.7.5.1.3-3]
+// [IBTA 9.6.1-2] [IBTA 9.7.5.1.3-3]
 TEST_F(RequestValidation, nothing_is_carried_out_after_a_refusal)
 {
     expect_refused({{op_send_middle, mtu}});

@@ -103,7 +103,6 @@ TEST_F(Requesting, retry_counters_changed_while_drained_hold_at_once)
 }
 
 // Without an ACK timeout nothing but an answer leads on.
-// [IBTA 9.2-7]
 TEST_F(Requesting, a_request_before_one_that_fails_is_acknowledged)
 {
     connect_up({.timeout = 0});
@@ -122,6 +121,7 @@ TEST_F(Requesting, a_request_before_one_that_fails_in_its_middle_is_acknowledged
     expect_acknowledged_before(failing);
 }
 
+// [IBTA 9.2-7]
 TEST_F(Requesting, a_request_before_a_registration_that_fails_is_acknowledged)
 {
     connect_up({.timeout = 0});

@@ -135,6 +135,22 @@ TEST_F(ResponseValidation, without_an_ack_timeout_nothing_is_sent_again)
     expect_ignored();
 }
 
+// [IBTA 9.7.5.2.8-6]
+TEST_F(ResponseValidation, an_rnr_retry_count_of_7_has_no_end)
+{
+    connect_up({.rnr_retry = 7});
+    request(IBV_WR_SEND, 8);
+    for (size_t i = 1; i <= 100; ++i) {
+        acknowledge(psn, aeth_rnr_nak | 1);
+        network.now = a.engine.next_deadline();
+        a.engine.advance(network.now);
+        a.engine.run(network.now, 64);
+        ASSERT_EQ(sent.size(), i + 1) << "it tries again";
+    }
+    acknowledge(psn);
+    EXPECT_EQ(a.only_status(), IBV_WC_SUCCESS);
+}
+
 // [IBTA 9.7.1-4]
 TEST_F(ResponseValidation, fewer_than_half_of_all_psns_are_outstanding)
 {

@@ -66,7 +66,6 @@ TEST_F(UnreliableConnection, an_operation_that_it_does_not_have_stops_the_send_q
 }
 
 // The first page is RAM and the others are not.
-// [IBTA 9.8.2.2-2]
 TEST_F(UnreliableConnection, goes_on_after_a_message_that_failed_in_its_middle)
 {
     MrInit init;
