@@ -42,6 +42,8 @@ inline constexpr unsigned max_inline_limit = 2048;
 inline constexpr unsigned max_fast_reg_pages = 512;
 // Unit of page lists, bytes.
 inline constexpr uint64_t page_size = 4096;
+inline constexpr uint8_t page_shift = 12;
+static_assert(uint64_t{1} << page_shift == page_size);
 // Pages of all memory regions together: 256 GiB registered at once, page lists of
 // 512 MiB. What a region alone may have, times the number of regions, would be
 // without a practical bound.
@@ -105,8 +107,9 @@ inline constexpr auto wc_fast_reg = static_cast<ibv_wc_opcode>(0x40);
 // A work request of a send queue.
 struct SendRequest {
     int opcode = IBV_WR_SEND; // ibv_wr_opcode or wr_fast_reg
-    // wr_id, send_flags (INLINE: the data is inline_data, and there are no SGEs), num_sge, imm_data or invalidate_rkey, and wr.rdma /
-    // wr.atomic / wr.ud without its AH. opcode, next and sg_list are unused.
+    // wr_id, send_flags (INLINE: the data is inline_data, and there are no SGEs), num_sge, imm_data
+    // or invalidate_rkey, and wr.rdma / wr.atomic / wr.ud without its AH. opcode, next and sg_list
+    // are unused.
     ibv_send_wr wr{};
     std::array<ibv_sge, max_sge_limit> sge;
     uint32_t inline_length = 0; // bytes; 0 without INLINE

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <infiniband/verbs.h>
 
 #include <algorithm>
 #include <bit>
@@ -49,6 +50,22 @@ void lower_to(auto& limit, std::integral auto host)
 inline void lower_to_power(uint32_t& limit, int host)
 {
     lower_to(limit, std::bit_floor(static_cast<uint32_t>(std::max(host, 1))));
+}
+
+// The limits that configurations of every kind of device have.
+void lower_to_host(auto& config, const ibv_device_attr& host)
+{
+    lower_to(config.max_qp, host.max_qp);
+    lower_to_power(config.max_qp_wr, host.max_qp_wr);
+    lower_to(config.max_cq, host.max_cq);
+    lower_to_power(config.max_cqe, host.max_cqe);
+    lower_to(config.max_mr, host.max_mr);
+    lower_to(config.max_mr_size, host.max_mr_size);
+    lower_to(config.max_pd, host.max_pd);
+    lower_to(config.max_srq, host.max_srq);
+    lower_to_power(config.max_srq_wr, host.max_srq_wr);
+    lower_to(config.max_qp_rd_atom, host.max_qp_rd_atom);
+    lower_to(config.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
 }
 
 } // namespace rdma

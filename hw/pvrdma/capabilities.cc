@@ -5,6 +5,7 @@
 
 #include "backend.h"
 #include "eui64.h"
+#include "port_attributes.h"
 
 namespace rdma::pvrdma {
 
@@ -14,14 +15,9 @@ constexpr uint32_t pci_vendor_vmware = 0x15ad;
 constexpr uint32_t pci_device_pvrdma = 0x0820;
 // Shown as major.minor.patch: 16 bits each, from bit 32 down.
 constexpr uint64_t firmware_version = uint64_t{1} << 32;
-// 4.096 us * 2^15 = 134 ms, as Linux's rxe says of itself.
-constexpr uint8_t ca_ack_delay = 15;
 constexpr uint32_t device_flags = IBV_DEVICE_UD_AV_PORT_ENFORCE | IBV_DEVICE_CURR_QP_STATE_MOD |
                                   IBV_DEVICE_PORT_ACTIVE_EVENT | IBV_DEVICE_SYS_IMAGE_GUID |
                                   IBV_DEVICE_RC_RNR_NAK_GEN;
-
-// Largest message, bytes: what the engine serves at every path MTU.
-constexpr uint32_t max_message_size = 1u << 30;
 
 constexpr uint32_t port_cap_cm_sup = 1u << 16;
 constexpr uint32_t port_cap_ip_based_gids = 1u << 26;

@@ -10,6 +10,7 @@
 
 #include "capabilities.h"
 #include "page_directory.h"
+#include "port_attributes.h"
 #include "pvrdma_device.h"
 
 namespace rdma {
@@ -19,10 +20,6 @@ using namespace pvrdma;
 namespace {
 
 constexpr uint16_t default_pkey = 0xffff; // full membership
-// CREATE_BIND's VLAN identifiers go up to 4094; 4095 says nothing (and is what
-// Linux's driver always says).
-constexpr uint32_t first_vlan = 1;
-constexpr uint32_t last_vlan = 4094;
 // Bits of access_flags that mean something here; hints such as relaxed ordering
 // do not.
 constexpr uint32_t access_flags_passed = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
@@ -270,6 +267,7 @@ int PvrdmaDevice::create_bind(const CmdCreateBind& cmd)
     }
     ibv_gid gid;
     std::copy_n(cmd.gid, sizeof(cmd.gid), gid.raw);
+    // 4095 says nothing (and is what Linux's driver always says).
     std::optional<uint16_t> vlan;
     if (cmd.vlan >= first_vlan && cmd.vlan <= last_vlan) {
         vlan = static_cast<uint16_t>(cmd.vlan);

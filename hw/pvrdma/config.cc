@@ -66,20 +66,10 @@ PvrdmaConfig fit_to_host(const PvrdmaConfig& config, const ibv_device_attr& host
             "be the host's", config.version));
     }
     PvrdmaConfig fitted = config;
-    lower_to(fitted.max_qp, host.max_qp);
-    lower_to_power(fitted.max_qp_wr, host.max_qp_wr);
+    lower_to_host(fitted, host);
     lower_to_power(fitted.max_sge, host.max_sge); // see limits_of()
-    lower_to(fitted.max_cq, host.max_cq);
-    lower_to_power(fitted.max_cqe, host.max_cqe);
-    lower_to(fitted.max_mr, host.max_mr);
-    lower_to(fitted.max_mr_size, host.max_mr_size);
-    lower_to(fitted.max_pd, host.max_pd);
-    lower_to(fitted.max_srq, host.max_srq);
-    lower_to_power(fitted.max_srq_wr, host.max_srq_wr);
     lower_to_power(fitted.max_srq_sge, host.max_srq_sge);
     lower_to(fitted.max_ah, host.max_ah);
-    lower_to(fitted.max_qp_rd_atom, host.max_qp_rd_atom);
-    lower_to(fitted.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
     if (auto checked = check_config(fitted); !checked) {
         throw std::runtime_error("the host's device has too little: " + checked.error());
     }
@@ -114,20 +104,7 @@ RdmaDevice* pvrdma_device_create(const PvrdmaConfig* config, const RdmaBackendCo
                                  const RdmaHostOps* ops, void* opaque, char** error)
 {
     using namespace rdma;
-    return create_device(error, [&] {
-        if (auto checked = check_config(*config); !checked) {
-            throw std::runtime_error(checked.error());
-        }
-        auto opened = open_backend(backend);
-        const ibv_device_attr* host = opened->host_attributes();
-        PvrdmaConfig fitted = host ? fit_to_host(*config, *host) : *config;
-        DeviceModel model{
-            migration::DeviceKind::pvrdma, limits_of(fitted),
-            [&](DeviceHost& device_host, GuestMemory& memory, Backend& device_backend,
-                Statistics& stats) {
-                return std::make_unique<PvrdmaDevice>(fitted, device_host, memory, device_backend,
-                                                      stats);
-            }};
-        return new_device(*opened, model, *ops, opaque);
-    });
+    constexpr ConfigRules<PvrdmaConfig> rules{check_config, fit_to_host, limits_of};
+    return create_device<PvrdmaDevice>(migration::DeviceKind::pvrdma, rules, *config, backend,
+                                       *ops, opaque, error);
 }

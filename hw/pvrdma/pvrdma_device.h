@@ -21,6 +21,7 @@
 
 #include "backend.h"
 #include "device.h"
+#include "guest_errors.h"
 #include "guest_ring.h"
 #include "handle_table.h"
 #include "idle_polls.h"
@@ -113,16 +114,10 @@ private:
     void qp_doorbell(uint32_t value);
     void cq_doorbell(uint32_t page, uint32_t value);
     void srq_doorbell(uint32_t value);
-    // The first of a kind are logged: enough to say what is wrong, and a guest
-    // cannot fill the log.
     template <typename... Args>
     void guest_error(uint64_t& counter, fmt::format_string<Args...> what, Args&&... args)
     {
-        constexpr uint64_t logged = 20;
-        if (++counter <= logged) {
-            _host.log(RDMA_LOG_GUEST_ERROR,
-                      "pvrdma: " + fmt::format(what, std::forward<Args>(args)...));
-        }
+        report_guest_error(_host, "pvrdma", counter, what, std::forward<Args>(args)...);
     }
 
     // shared_region.cc

@@ -15,7 +15,6 @@ constexpr uint32_t flow_label_mask = 0xfffff;
 constexpr unsigned traffic_class_shift = 20;
 constexpr unsigned av_port_shift = 24;
 constexpr uint32_t av_pd_mask = 0xffffff;
-constexpr uint32_t page_shift_4k = 12;
 constexpr uint32_t send_flags_passed = IBV_SEND_FENCE | IBV_SEND_SIGNALED | IBV_SEND_SOLICITED;
 constexpr uint32_t access_flags_passed = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
                                          IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
@@ -59,7 +58,7 @@ bool decode_fast_reg(const GuestMemory& memory, const SqWqeHdr& wqe, SendRequest
 {
     const auto& reg = wqe.wr.fast_reg;
     static_assert(max_fast_reg_page_list <= max_fast_reg_pages);
-    if (reg.page_shift != page_shift_4k || reg.page_list_len > max_fast_reg_page_list ||
+    if (reg.page_shift != page_shift || reg.page_list_len > max_fast_reg_page_list ||
         !read_page_directory(memory, reg.pl_pdir_dma,
                              std::span(out.fast_reg.pages).first(reg.page_list_len))) {
         return false;

@@ -70,18 +70,8 @@ std::expected<void, std::string> check_config(const VirtioRdmaConfig& config)
 VirtioRdmaConfig fit_to_host(const VirtioRdmaConfig& config, const ibv_device_attr& host)
 {
     VirtioRdmaConfig fitted = config;
-    lower_to(fitted.max_qp, host.max_qp);
-    lower_to_power(fitted.max_qp_wr, host.max_qp_wr);
+    lower_to_host(fitted, host);
     lower_to(fitted.max_sge, host.max_sge);
-    lower_to(fitted.max_cq, host.max_cq);
-    lower_to_power(fitted.max_cqe, host.max_cqe);
-    lower_to(fitted.max_mr, host.max_mr);
-    lower_to(fitted.max_mr_size, host.max_mr_size);
-    lower_to(fitted.max_pd, host.max_pd);
-    lower_to(fitted.max_srq, host.max_srq);
-    lower_to_power(fitted.max_srq_wr, host.max_srq_wr);
-    lower_to(fitted.max_qp_rd_atom, host.max_qp_rd_atom);
-    lower_to(fitted.max_qp_init_rd_atom, host.max_qp_init_rd_atom);
     if (auto checked = check_config(fitted); !checked) {
         throw std::runtime_error("the host's device has too little: " + checked.error());
     }
@@ -120,20 +110,8 @@ RdmaDevice* virtio_rdma_device_create(const VirtioRdmaConfig* config,
                                       void* opaque, char** error)
 {
     using namespace rdma;
-    return create_device(error, [&] {
-        if (auto checked = virtio::check_config(*config); !checked) {
-            throw std::runtime_error(checked.error());
-        }
-        auto opened = open_backend(backend);
-        const ibv_device_attr* host = opened->host_attributes();
-        VirtioRdmaConfig fitted = host ? virtio::fit_to_host(*config, *host) : *config;
-        DeviceModel model{
-            migration::DeviceKind::virtio_rdma, virtio::limits_of(fitted),
-            [&](DeviceHost& device_host, GuestMemory& memory, Backend& device_backend,
-                Statistics& stats) {
-                return std::make_unique<VirtioRdmaDevice>(fitted, device_host, memory,
-                                                          device_backend, stats);
-            }};
-        return new_device(*opened, model, *ops, opaque);
-    });
+    constexpr ConfigRules<VirtioRdmaConfig> rules{virtio::check_config, virtio::fit_to_host,
+                                                  virtio::limits_of};
+    return create_device<VirtioRdmaDevice>(migration::DeviceKind::virtio_rdma, rules, *config, backend,
+                                           *ops, opaque, error);
 }

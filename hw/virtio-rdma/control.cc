@@ -11,6 +11,7 @@
 #include "command.h"
 #include "eui64.h"
 #include "gid.h"
+#include "port_attributes.h"
 
 namespace rdma {
 
@@ -18,13 +19,7 @@ using namespace virtio;
 
 namespace {
 
-constexpr uint8_t page_shift = 12;
-// 4.096 us * 2^15 = 134 ms, as Linux's rxe says of itself.
-constexpr uint8_t ca_ack_delay = 15;
-// Largest message, bytes: what the engine serves at every path MTU.
-constexpr uint32_t max_message_size = 1u << 30;
 constexpr uint32_t most_message_size = 1u << 31; // that the specification allows
-constexpr uint16_t last_vlan = 4094;
 constexpr uint16_t untagged = 0;
 
 bool is_usable_gid(const ibv_gid& gid)
@@ -173,8 +168,7 @@ bool VirtioRdmaDevice::must_wait(const CommandEntry& entry, const Command& comma
         end_wait(*id, ECANCELED);
         return must_wait(entry, command);
     }
-    waiting->second.behind.push_back({command.tag, static_cast<uint32_t>(command.room),
-                                      {command.request.begin(), command.request.end()}});
+    waiting->second.behind.push_back(command.deferred());
     return true;
 }
 
@@ -255,7 +249,7 @@ virtio_rdma_limits VirtioRdmaDevice::limits()
     virtio_rdma_limits limits{};
     std::memcpy(limits.node_guid, &*_guid, sizeof(limits.node_guid));
     limits.max_mr_size = _config.max_mr_size;
-    limits.page_sizes = uint64_t{1} << page_shift;
+    limits.page_sizes = page_size;
     limits.max_pd = _config.max_pd;
     limits.max_mr = _config.max_mr;
     limits.max_mr_pages = max_mr_pages(_config);
@@ -485,7 +479,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::add_gid(Command& comma
     std::copy_n(fields.mac, sizeof(fields.mac), mac.begin());
     bool has_vlan = fields.vlan != VIRTIO_RDMA_NO_VLAN;
     if (index >= _gids.size() || !is_usable_gid(gid) || !is_usable_mac(mac) ||
-        (has_vlan && (fields.vlan == 0 || fields.vlan > last_vlan))) {
+        (has_vlan && (fields.vlan < first_vlan || fields.vlan > last_vlan))) {
         return VIRTIO_RDMA_ERR_INVALID;
     }
     if (_gids[index]) {

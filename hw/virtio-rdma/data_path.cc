@@ -7,11 +7,39 @@ namespace rdma {
 
 using namespace virtio;
 
+namespace {
+
+bool read_entry(const GuestMemory& memory, uint64_t address, const EntryLimits& limits,
+                SendRequest& out)
+{
+    return read_send_entry(memory, address, limits, out);
+}
+bool read_entry(const GuestMemory& memory, uint64_t address, const EntryLimits& limits,
+                RecvRequest& out)
+{
+    return read_receive_entry(memory, address, limits, out);
+}
+
+// The next entry of the queue, decoded. One that cannot be carried out is counted.
+template <typename Request>
+WorkQueue::Taken take(WorkQueue& queue, GuestMemory& memory, const EntryLimits& limits,
+                      Request& out, Statistics& stats)
+{
+    auto taken = queue.take(memory, [&](uint64_t address) {
+        return read_entry(memory, address, limits, out);
+    });
+    stats.guest_wqe_errors +=
+        taken == WorkQueue::Taken::entry && out.malformed != IBV_WC_SUCCESS;
+    return taken;
+}
+
+} // namespace
+
 // QUE-8: nothing is taken from the SRQ any more, of which the guest is told once.
 void VirtioRdmaDevice::report_failure(Srq& srq)
 {
     guest_error(_stats.guest_ring_errors, "SRQ {} or its state is not valid", srq.number);
-    add_event(VIRTIO_RDMA_EVENT_SRQ_ERR, srq.number, srq);
+    add_event(VIRTIO_RDMA_EVENT_SRQ_ERR, srq.number, srq.pending_events);
 }
 
 bool VirtioRdmaDevice::pull_send(uint32_t id, SendRequest& out)
@@ -20,17 +48,13 @@ bool VirtioRdmaDevice::pull_send(uint32_t id, SendRequest& out)
     if (!qp) {
         return false;
     }
-    auto taken = qp->sq.take(_memory, [&](uint64_t address) {
-        return read_send_entry(_memory, address, qp->send_limits, out);
-    });
+    auto taken = take(qp->sq, _memory, qp->send_limits, out, _stats);
     if (taken == WorkQueue::Taken::failure) {
         guest_error(_stats.guest_ring_errors, "the send queue of QP {} or its state is not valid",
                     qp->qpn);
         _backend.fail_qp(id);
     }
-    bool is_taken = taken == WorkQueue::Taken::entry;
-    _stats.guest_wqe_errors += is_taken && out.malformed != IBV_WC_SUCCESS;
-    return is_taken;
+    return taken == WorkQueue::Taken::entry;
 }
 
 bool VirtioRdmaDevice::pull_recv(uint32_t id, RecvRequest& out)
@@ -39,17 +63,13 @@ bool VirtioRdmaDevice::pull_recv(uint32_t id, RecvRequest& out)
     if (!qp || qp->rq.array().entries() == 0) {
         return false;
     }
-    auto taken = qp->rq.take(_memory, [&](uint64_t address) {
-        return read_receive_entry(_memory, address, qp->receive_limits, out);
-    });
+    auto taken = take(qp->rq, _memory, qp->receive_limits, out, _stats);
     if (taken == WorkQueue::Taken::failure) {
         guest_error(_stats.guest_ring_errors,
                     "the receive queue of QP {} or its state is not valid", qp->qpn);
         _backend.fail_qp(id);
     }
-    bool is_taken = taken == WorkQueue::Taken::entry;
-    _stats.guest_wqe_errors += is_taken && out.malformed != IBV_WC_SUCCESS;
-    return is_taken;
+    return taken == WorkQueue::Taken::entry;
 }
 
 bool VirtioRdmaDevice::pull_srq_recv(uint32_t id, RecvRequest& out)
@@ -58,15 +78,11 @@ bool VirtioRdmaDevice::pull_srq_recv(uint32_t id, RecvRequest& out)
     if (!srq) {
         return false;
     }
-    auto taken = srq->queue.take(_memory, [&](uint64_t address) {
-        return read_receive_entry(_memory, address, srq->limits, out);
-    });
+    auto taken = take(srq->queue, _memory, srq->limits, out, _stats);
     if (taken == WorkQueue::Taken::failure) {
         report_failure(*srq);
     }
-    bool is_taken = taken == WorkQueue::Taken::entry;
-    _stats.guest_wqe_errors += is_taken && out.malformed != IBV_WC_SUCCESS;
-    return is_taken;
+    return taken == WorkQueue::Taken::entry;
 }
 
 uint32_t VirtioRdmaDevice::srq_depth(uint32_t id)
@@ -85,7 +101,7 @@ bool VirtioRdmaDevice::complete(uint32_t id, const Completion& completion)
     if (!cq->queue.write(_memory, encode_completion(completion))) {
         ++_stats.cq_overruns;
         if (!had_failed) {
-            add_event(VIRTIO_RDMA_EVENT_CQ_ERR, cq->number, *cq);
+            add_event(VIRTIO_RDMA_EVENT_CQ_ERR, cq->number, cq->pending_events);
         }
         return false;
     }

@@ -18,8 +18,6 @@ using migration::SectionKind;
 
 namespace {
 
-constexpr uint32_t gsi_id = 1;
-
 migration::Status wrong(std::string what)
 {
     return std::unexpected(std::move(what));

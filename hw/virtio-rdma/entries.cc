@@ -15,8 +15,6 @@ constexpr uint8_t all_send_flags = VIRTIO_RDMA_SEND_FENCE | VIRTIO_RDMA_SEND_SIG
 constexpr uint32_t number_mask = 0xffffff; // QPNs have 24 bits
 constexpr uint32_t flow_label_mask = 0xfffff;
 constexpr uint8_t max_priority = 7;
-constexpr uint8_t page_shift = 12;
-static_assert(uint64_t{1} << page_shift == page_size);
 
 static_assert(sizeof(virtio_rdma_sge) == sizeof(ibv_sge) &&
               offsetof(virtio_rdma_sge, addr) == offsetof(ibv_sge, addr) &&

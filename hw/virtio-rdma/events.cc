@@ -22,27 +22,24 @@ void VirtioRdmaDevice::async_event(ibv_event_type type, uint32_t id)
 {
     auto of_qp = [&](virtio_rdma_event_type event) {
         if (Qp* qp = _qps.find(id)) {
-            add_event(event, qp->qpn, *qp);
+            add_event(event, qp->qpn, qp->pending_events);
         }
     };
     auto of_srq = [&](virtio_rdma_event_type event) {
         if (Srq* srq = _srqs.find(id)) {
-            add_event(event, srq->number, *srq);
+            add_event(event, srq->number, srq->pending_events);
         }
     };
     switch (type) {
     case IBV_EVENT_DEVICE_FATAL:
         if (!(_pending_device_events & bit_of(VIRTIO_RDMA_EVENT_DEVICE_FATAL))) {
-            struct {
-                uint32_t& pending_events;
-            } device{_pending_device_events};
             _has_failed = true;
-            add_event(VIRTIO_RDMA_EVENT_DEVICE_FATAL, 0, device);
+            add_event(VIRTIO_RDMA_EVENT_DEVICE_FATAL, 0, _pending_device_events);
         }
         break;
     case IBV_EVENT_CQ_ERR:
         if (Cq* cq = _cqs.find(id)) {
-            add_event(VIRTIO_RDMA_EVENT_CQ_ERR, cq->number, *cq);
+            add_event(VIRTIO_RDMA_EVENT_CQ_ERR, cq->number, cq->pending_events);
         }
         break;
     case IBV_EVENT_SRQ_ERR:
@@ -74,21 +71,18 @@ void VirtioRdmaDevice::async_event(ibv_event_type type, uint32_t id)
     }
 }
 
-template <typename Object>
-void VirtioRdmaDevice::add_event(virtio_rdma_event_type type, uint32_t number, Object& object)
+void VirtioRdmaDevice::add_event(virtio_rdma_event_type type, uint32_t number, uint32_t& pending)
 {
     ++_stats.async_events;
-    if (object.pending_events & bit_of(type)) {
+    if (pending & bit_of(type)) {
         return;
     }
-    object.pending_events |= bit_of(type);
+    pending |= bit_of(type);
     _events.push_back({type, number});
     if (_events.size() == 1) {
         _host.raise_irq(VIRTIO_RDMA_VQ_EVENT);
     }
 }
-template void VirtioRdmaDevice::add_event(virtio_rdma_event_type, uint32_t, Cq&);
-template void VirtioRdmaDevice::add_event(virtio_rdma_event_type, uint32_t, Srq&);
 
 void VirtioRdmaDevice::add_completion_event(uint32_t id, Cq& cq)
 {

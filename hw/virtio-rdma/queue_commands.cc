@@ -14,7 +14,6 @@ using namespace virtio;
 
 namespace {
 
-constexpr uint32_t gsi_id = 1; // of every backend
 constexpr uint8_t all_qp_flags = VIRTIO_RDMA_QP_SIGNAL_ALL | VIRTIO_RDMA_QP_USES_SRQ;
 
 bool is_depth(uint32_t entries, uint32_t most)
@@ -360,11 +359,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::modify_qp(Command& com
                               .sets_mtu = (mask & IBV_QP_PATH_MTU) != 0};
     int error = _backend.modify_qp(*id, attr, mask, dmac);
     if (error == EINPROGRESS) {
-        _waiting.emplace(*id, Waiting{{command.tag,
-                                       static_cast<uint32_t>(command.room),
-                                       {command.request.begin(), command.request.end()}},
-                                      modification,
-                                      {}});
+        _waiting.emplace(*id, Waiting{command.deferred(), modification, {}});
         return std::nullopt;
     }
     if (error == 0) {

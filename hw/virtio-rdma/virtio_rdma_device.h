@@ -24,6 +24,7 @@
 #include "device.h"
 #include "entries.h"
 #include "growing_ring.h"
+#include "guest_errors.h"
 #include "handle_table.h"
 #include "memory_queue.h"
 #include "statistics.h"
@@ -33,6 +34,9 @@
 namespace rdma {
 
 namespace virtio {
+
+// The GSI queue pair's id in every backend.
+inline constexpr uint32_t gsi_id = 1;
 
 // Nothing, or what is wrong: the property by its name and its valid range.
 std::expected<void, std::string> check_config(const VirtioRdmaConfig& config);
@@ -217,16 +221,10 @@ private:
     // virtio_rdma_device.cc
     void drop_objects();
     void doorbell(uint32_t context, uint32_t value);
-    // The first of a kind are logged: enough to say what is wrong, and a guest cannot fill the
-    // log.
     template <typename... Args>
     void guest_error(uint64_t& counter, fmt::format_string<Args...> what, Args&&... args)
     {
-        constexpr uint64_t logged = 20;
-        if (++counter <= logged) {
-            _host.log(RDMA_LOG_GUEST_ERROR,
-                      "virtio-rdma: " + fmt::format(what, std::forward<Args>(args)...));
-        }
+        report_guest_error(_host, "virtio-rdma", counter, what, std::forward<Args>(args)...);
     }
 
     // control.cc
@@ -244,6 +242,11 @@ private:
         // The addresses that follow it; nothing where what follows is not so many of them.
         template <typename T>
         std::optional<std::vector<uint64_t>> addresses(uint64_t count) const;
+        // To be carried out later.
+        Deferred deferred() const
+        {
+            return {tag, static_cast<uint32_t>(room), {request.begin(), request.end()}};
+        }
         template <typename T>
         void answer(const T& fields);
         void answer_object(uint32_t object) { answer(virtio_rdma_reply{VIRTIO_RDMA_OK, object}); }
@@ -312,8 +315,8 @@ private:
     bool take_loaded_events();
 
     // events.cc
-    template <typename Object>
-    void add_event(virtio_rdma_event_type type, uint32_t number, Object& object);
+    // pending: the object's pending_events.
+    void add_event(virtio_rdma_event_type type, uint32_t number, uint32_t& pending);
     void add_completion_event(uint32_t id, Cq& cq);
     // Of the event's object; null: there is none.
     uint32_t* pending_events_of(const Event& event);
