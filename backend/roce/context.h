@@ -268,7 +268,7 @@ void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status);
 // then waits for flush_more().
 void flush_send_queue(Context& context, QueuePair& qp);
 void flush_receive_queue(Context& context, QueuePair& qp);
-// A part of that. False: there is nothing left.
+// A part of that. False: there is nothing left, or the QP has not failed.
 bool flush_more(Context& context, QueuePair& qp);
 
 // Copies bytes [offset, offset + out.size()) of the request's data. False as MemoryRegions::gather().

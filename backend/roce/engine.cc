@@ -155,10 +155,8 @@ void Engine::advance(int64_t now)
 // outstanding does not keep the QP's own requests, nor they its answers.
 bool Engine::transmit(QueuePair& qp)
 {
-    if (qp.state == IBV_QPS_ERR || qp.state == IBV_QPS_SQE) {
-        if (flush_more(_ctx, qp)) {
-            return true;
-        }
+    if (flush_more(_ctx, qp)) {
+        return true;
     }
     if (qp.is_datagram()) {
         return _datagram.transmit(qp);
