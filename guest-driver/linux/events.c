@@ -92,49 +92,27 @@ void vrdma_events_free(struct vrdma_dev *dev)
 	dev->slots = NULL;
 }
 
-/* The CQ of a number, held, or NULL: it may have been destroyed (EVT-1). */
-static struct vrdma_cq *vrdma_find_cq(struct vrdma_dev *dev, u32 number)
+/*
+ * The object of a number, held, or NULL: it may have been destroyed (EVT-1).
+ * ref: where its struct vrdma_ref is, bytes.
+ */
+static void *vrdma_find(struct xarray *objects, u32 number, size_t ref)
 {
-	struct vrdma_cq *cq;
 	unsigned long flags;
+	void *object;
 
-	xa_lock_irqsave(&dev->cqs, flags);
-	cq = xa_load(&dev->cqs, number);
-	if (cq)
-		refcount_inc(&cq->ref.count);
-	xa_unlock_irqrestore(&dev->cqs, flags);
-	return cq;
-}
-
-static struct vrdma_srq *vrdma_find_srq(struct vrdma_dev *dev, u32 number)
-{
-	struct vrdma_srq *srq;
-	unsigned long flags;
-
-	xa_lock_irqsave(&dev->srqs, flags);
-	srq = xa_load(&dev->srqs, number);
-	if (srq)
-		refcount_inc(&srq->ref.count);
-	xa_unlock_irqrestore(&dev->srqs, flags);
-	return srq;
-}
-
-static struct vrdma_qp *vrdma_find_qp(struct vrdma_dev *dev, u32 number)
-{
-	struct vrdma_qp *qp;
-	unsigned long flags;
-
-	xa_lock_irqsave(&dev->qps, flags);
-	qp = xa_load(&dev->qps, number);
-	if (qp)
-		refcount_inc(&qp->ref.count);
-	xa_unlock_irqrestore(&dev->qps, flags);
-	return qp;
+	xa_lock_irqsave(objects, flags);
+	object = xa_load(objects, number);
+	if (object)
+		refcount_inc(&((struct vrdma_ref *)(object + ref))->count);
+	xa_unlock_irqrestore(objects, flags);
+	return object;
 }
 
 static void vrdma_cq_event(struct vrdma_dev *dev, u32 number)
 {
-	struct vrdma_cq *cq = vrdma_find_cq(dev, number);
+	struct vrdma_cq *cq = vrdma_find(&dev->cqs, number,
+					 offsetof(struct vrdma_cq, ref));
 	struct ib_event event = { .device = &dev->ibdev, .event = IB_EVENT_CQ_ERR };
 
 	if (!cq)
@@ -148,7 +126,8 @@ static void vrdma_cq_event(struct vrdma_dev *dev, u32 number)
 static void vrdma_srq_event(struct vrdma_dev *dev, u32 number,
 			    enum ib_event_type type)
 {
-	struct vrdma_srq *srq = vrdma_find_srq(dev, number);
+	struct vrdma_srq *srq = vrdma_find(&dev->srqs, number,
+					   offsetof(struct vrdma_srq, ref));
 	struct ib_event event = { .device = &dev->ibdev, .event = type };
 
 	if (!srq)
@@ -162,7 +141,8 @@ static void vrdma_srq_event(struct vrdma_dev *dev, u32 number,
 static void vrdma_qp_event(struct vrdma_dev *dev, u32 number,
 			   enum ib_event_type type)
 {
-	struct vrdma_qp *qp = vrdma_find_qp(dev, number);
+	struct vrdma_qp *qp = vrdma_find(&dev->qps, number,
+					 offsetof(struct vrdma_qp, ref));
 	struct ib_event event = { .device = &dev->ibdev, .event = type };
 
 	if (!qp)
@@ -255,7 +235,8 @@ void vrdma_completion_done(struct virtqueue *vq)
 			vrdma_give(vq, slot, sizeof(slot->completion));
 			if (used < sizeof(slot->completion))
 				continue;
-			cq = vrdma_find_cq(dev, number);
+			cq = vrdma_find(&dev->cqs, number,
+					offsetof(struct vrdma_cq, ref));
 			if (!cq)
 				continue;
 			if (cq->ibcq.comp_handler)
