@@ -9,7 +9,9 @@ PAIRS_BY_NIGHT = ("virtio-rdma-rxe", "rxe-virtio-rdma", "pvrdma-virtio-rdma")
 DEVICES = ("pvrdma", "virtio-rdma")  # ours
 WITH_RXE = pytest.mark.parametrize("fabric", [pair for pair in PAIRS if "rxe" in pair], ids="-".join, indirect=True)
 TWO_PVRDMA = pytest.mark.parametrize("fabric", PAIRS[:1], ids="-".join, indirect=True)
-TWO_ALIKE = pytest.mark.parametrize("fabric", [(kind, kind) for kind in DEVICES], ids="-".join, indirect=True)
+ALIKE = [(kind, kind) for kind in DEVICES]
+ALIKE_AND_RXE = [*ALIKE, ("pvrdma", "rxe")]
+TWO_ALIKE = pytest.mark.parametrize("fabric", ALIKE, ids="-".join, indirect=True)
 
 
 def has_rxe(fabric):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pairs import TWO_ALIKE
+from pairs import ALIKE_AND_RXE, TWO_ALIKE
 from pinging import ping
 from test_programs import both, expect_success
 from verifying import verify
@@ -15,7 +15,7 @@ PERFTEST_PORT = 18515
 FAULTS = {"lose": 0.01, "repeat": 0.005, "reorder": 0.01, "corrupt": 0.002}
 
 
-@pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("virtio-rdma", "virtio-rdma"), ("pvrdma", "rxe")], ids="-".join)
+@pytest.fixture(scope="module", params=ALIKE_AND_RXE, ids="-".join)
 def fabric(request, tmp_path_factory, image, payload):
     """Two guests at a switch, which is set up without faults."""
     directory = tmp_path_factory.mktemp("loss")

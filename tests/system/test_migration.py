@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pairs import DEVICES, TWO_ALIKE, TWO_PVRDMA, has_rxe
+from pairs import ALIKE_AND_RXE, DEVICES, TWO_ALIKE, TWO_PVRDMA, has_rxe
 from pinging import wait_cm_listener
 from storage import nfs, ram_disk
 from test_programs import both, expect_success
@@ -28,7 +28,7 @@ DENSE = "--qps 64 --depth 64 --max-size 2048"
 SPARSE = f"--qps 4 --depth 8 {NOT_EMPTY}"  # what an rxe guest is up to, see docs/testing.md
 
 
-@pytest.fixture(scope="module", params=[("pvrdma", "pvrdma"), ("virtio-rdma", "virtio-rdma"), ("pvrdma", "rxe")], ids="-".join)
+@pytest.fixture(scope="module", params=ALIKE_AND_RXE, ids="-".join)
 def fabric(request, tmp_path_factory, image, payload):
     """Two guests, each with a second place to migrate to, all at one switch."""
     directory = tmp_path_factory.mktemp("migration")
