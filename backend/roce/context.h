@@ -117,8 +117,13 @@ struct Context {
     // Sends the frame in builder, whose packets go along path. Last in what a QP does for a
     // packet: a network that delivers at once may have the VM stopped, and saved, within
     // send(), so that nothing of the QP may be half done then or be done afterwards.
+    // Where the path's GID has been deleted, the frame is lost.
     void emit(const Path& path)
     {
+        if (!gids.has(path.gid_index(), path.source())) {
+            ++stats.drop_unreachable;
+            return;
+        }
         send_frame(builder.finish(), gids.owns(path.destination(), path.network()));
     }
 
@@ -126,7 +131,7 @@ struct Context {
     // max_last_frames wait; further ones are lost, as on a network.
     void emit_last(const Path& path)
     {
-        if (last_frames.size() < max_last_frames) {
+        if (last_frames.size() < max_last_frames && gids.has(path.gid_index(), path.source())) {
             auto frame = builder.finish();
             LastFrame& last = last_frames.push_back();
             last.bytes.assign(frame.begin(), frame.end());

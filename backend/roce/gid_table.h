@@ -121,6 +121,11 @@ public:
     {
         return index < _entries.size() && _entries[index].valid ? &_entries[index] : nullptr;
     }
+    bool has(uint32_t index, const ibv_gid& gid) const
+    {
+        const Entry* entry = find(index);
+        return entry && same_gid(entry->gid, gid);
+    }
     bool owns(const ibv_gid& gid) const
     {
         return std::ranges::any_of(

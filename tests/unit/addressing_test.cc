@@ -155,6 +155,38 @@ TEST_F(Addressing, a_gid_that_is_gone_is_no_address_of_ours)
     EXPECT_FALSE(b.engine.wants(frame));
 }
 
+// What QPs send from it is lost until it is at its place again.
+TEST_F(Addressing, nothing_is_sent_from_a_gid_that_is_gone)
+{
+    add_gids(1, ipv6, 3, 2);
+    std::array<QpNumbers, 4> qas, qbs;
+    for (size_t i = 0; i < qas.size(); ++i) {
+        qas[i] = a.create_qp(IBV_QPT_RC);
+        qbs[i] = b.create_qp(IBV_QPT_RC);
+        connect(a, qas[i], b, qbs[i], true, {.gid_index = 1});
+    }
+    auto write_a = [&](size_t i) {
+        return carry_out(network, a, qas[i], send_request(IBV_WR_RDMA_WRITE, 1, a_buffer, 100,
+                                                          ka.lkey, b_buffer, kb.rkey));
+    };
+    ibv_gid gid = a.gids[1];
+    ASSERT_EQ(a.engine.del_gid(1), 0);
+    from_a.clear();
+    EXPECT_EQ(write_a(0), IBV_WC_RETRY_EXC_ERR);
+    a.add_gid(1, ipv6(4, 1), 2);
+    EXPECT_EQ(write_a(1), IBV_WC_RETRY_EXC_ERR);
+    EXPECT_TRUE(from_a.empty()) << "another GID at the index is not theirs";
+    ASSERT_EQ(a.engine.del_gid(1), 0);
+    a.add_gid(1, gid, 2);
+    EXPECT_EQ(write_a(2), IBV_WC_SUCCESS);
+    // The responder's answers are lost as well, on both ways.
+    ASSERT_EQ(b.engine.del_gid(1), 0);
+    b.add_gid(1, ipv6(4, 2), 2);
+    from_b.clear();
+    EXPECT_EQ(write_a(3), IBV_WC_RETRY_EXC_ERR);
+    EXPECT_TRUE(from_b.empty());
+}
+
 // [IBTA CA17-4] [IBTA CA17-9] [IBTA CA17-13] [IBTA CA17-17]
 TEST_F(Addressing, traffic_class_and_hop_limit_are_on_every_packet)
 {
