@@ -32,7 +32,8 @@ using Bytes = std::vector<uint8_t>;
 
 // One of the provider's rings, over a queue that the device has.
 struct Ring {
-    Ring(VirtioGuest& its_guest, const GuestWorkQueue& its_queue) : guest(its_guest), queue(its_queue)
+    Ring(VirtioGuest& its_guest, const GuestWorkQueue& its_queue)
+        : guest(its_guest), queue(its_queue)
     {
         ring.state = &guest.state(queue);
         ring.slots = &guest.ram.at<uint8_t>(queue.first);
@@ -129,7 +130,10 @@ struct Side {
         for (uint64_t place = 0; place < num_places; ++place)
             free_places.push_back(place);
     }
-    uint64_t address(Area area, uint64_t offset) const { return start + area * area_bytes + offset; }
+    uint64_t address(Area area, uint64_t offset) const
+    {
+        return start + area * area_bytes + offset;
+    }
     // Of what must be in memory.
     uint8_t* at(uint64_t address) { return expected.data() + (address - start); }
     std::span<const std::byte> actual() { return guest.ram.bytes(start, region_bytes); }

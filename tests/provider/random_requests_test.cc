@@ -145,8 +145,9 @@ private:
         const size_t room = queue.ring.queue.entries - queue.posted.size();
         const size_t posted = std::min(list.size(), room);
         ibv_recv_wr* bad = nullptr;
-        const int error = vrdma_ring_post_recv(&queue.ring.ring, list.empty() ? nullptr : wrs.data(),
-                                               &bad, pair.max_recv_sges);
+        const int error =
+            vrdma_ring_post_recv(&queue.ring.ring, list.empty() ? nullptr : wrs.data(), &bad,
+                                 pair.max_recv_sges);
         EXPECT_EQ(error, posted < list.size() ? ENOMEM : 0);
         EXPECT_EQ(bad, error ? &wrs[posted] : nullptr);
         queue.ring.ring_doorbell();
