@@ -6,13 +6,12 @@
 # virtio_rdma built for that kernel, and virtio_rdma's provider for the suite's rdma-core.
 # build_guest sets guest_dir, which holds vmlinuz, initramfs and root.squashfs.
 
-# shellcheck source=tools/lib/common.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=tools/lib/rdma-core.sh
+. "$(dirname "${BASH_SOURCE[0]}")/rdma-core.sh"
 
 guest_suite=bookworm
 guest_build_packages=(mmdebstrap squashfs-tools cpio kmod xz-utils zstd busybox-static
-    build-essential dpkg-dev debian-archive-keyring
-    cmake ninja-build pkg-config libnl-3-dev libnl-route-3-dev)
+    build-essential dpkg-dev debian-archive-keyring "${provider_packages[@]}")
 guest_packages=(
     bash coreutils procps kmod iproute2 iputils-ping ethtool tcpdump python3
     rdma-core ibverbs-providers ibverbs-utils rdmacm-utils perftest iperf3
@@ -27,9 +26,6 @@ initramfs_modules=(virtio_pci virtio_iommu virtio_blk squashfs overlay)
 
 # guest_sources [FOLDER]: the guest's suite and its updates, from the machine's own mirrors.
 guest_sources() { suite_sources "$guest_suite" "$@"; }
-# Source packages of the guest's suite, and of the next.
-guest_rdma_core_sources() { guest_sources | sed 's/^deb /deb-src /'; }
-other_rdma_core_sources() { suite_sources trixie | sed 's/^deb /deb-src /'; }
 
 # The newest 6.12 kernel of which image, headers and source are to be had.
 find_kernel() {
@@ -94,29 +90,12 @@ build_drivers() {
     drivers=("$work/vmw_pvrdma/vmw_pvrdma.ko" "$work/virtio_rdma/linux/virtio_rdma.ko")
 }
 
-# fetch_rdma_core FOLDER: unpacks the upstream source that the provider is built in. That of the
-# guest's own suite, or, where the mirrors have it no more, that of the next release: libibverbs'
-# interface to providers has a number (it is in their files' names), and the guest's must be the same.
-fetch_rdma_core() {
-    local source log=$cache/log/rdma-core-download.log
-    mkdir -p "$1/source" "$cache/log"
-    cd "$1"
-    : >"$log"
-    for source in guest_rdma_core other_rdma_core; do
-        if private_apt "$source" apt-get source --download-only --tar-only rdma-core >>"$log" 2>&1; then
-            tar -C source --strip-components=1 -xf ./rdma-core_*.orig.tar.*
-            return
-        fi
-    done
-    die "no source of rdma-core can be had: see $log"
-}
-
 # build_provider WORK: installs it in the guest's root.
 build_provider() {
     local work=$1 provider
     local folder=$work/root/usr/lib/x86_64-linux-gnu/libibverbs
     say "building virtio_rdma's provider for rdma-core"
-    (fetch_rdma_core "$work/rdma-core")
+    fetch_rdma_core "$guest_suite" "$work/rdma-core"
     run_logged provider-build make -C "$top/guest-driver/provider" SOURCE="$work/rdma-core/source" \
         OUT="$work/provider"
     provider=$(basename "$work"/provider/libvirtio_rdma-rdmav*.so)
@@ -151,7 +130,7 @@ build_initramfs() {
 find_guest() {
     local inputs
     find_kernel
-    inputs=$(fingerprint "$top"/tools/guest "$top"/tools/lib/build-guest.sh \
+    inputs=$(fingerprint "$top"/tools/guest "$top"/tools/lib/{build-guest,rdma-core}.sh \
         "$top"/guest-driver)
     guest_dir=$cache/guest/$kernel_version-$inputs
     [ -e "$guest_dir/complete" ]

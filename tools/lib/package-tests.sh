@@ -8,7 +8,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/package.sh"
 
 # What the tests run with, beside what the packages bring.
-root_test_packages=(binutils python3-pytest python3-pytest-timeout python3-pytest-xdist
+root_test_packages=(binutils ibverbs-utils python3-pytest python3-pytest-timeout python3-pytest-xdist
     libvirt-daemon-system libvirt-clients qemu-utils)
 
 # Where a QEMU comes from that runs on the release, and for which its package has no module.
@@ -104,12 +104,18 @@ run_package_tests() {
     done
 }
 
-# test_installed RELEASE: the tests, in $root.
+# test_installed RELEASE: the tests, in $root. The last takes the packages away.
 test_installed() {
-    local release=$1 qemu_command='' system=/tree/tests/system
+    local release=$1 qemu_command=''
     root_pytest "package-$release" /tree/tests/package/test_installed.py
     # Without a module there is nothing to run.
-    compgen -G "$root/usr/lib/x86_64-linux-gnu/qemu/qemu-rdma-*.so" >/dev/null || return 0
+    ! compgen -G "$root/usr/lib/x86_64-linux-gnu/qemu/qemu-rdma-*.so" >/dev/null || test_module "$release"
+    root_pytest "purged-$release" /tree/tests/package/test_purged.py
+}
+
+# test_module RELEASE: the devices in the release's own QEMU.
+test_module() {
+    local release=$1 system=/tree/tests/system
     qemu_command=/usr/bin/qemu-system-x86_64 root_pytest "module-$release" /tree/tests/module
     local qemu_command="/usr/bin/qemu-system-x86_64 -plugin /usr/lib/x86_64-linux-gnu/qemu/qemu-rdma.so"
     root_pytest "between-$release" /tree/tests/package/test_built_in.py

@@ -5,6 +5,8 @@
 
 # shellcheck source=tools/lib/debian-root.sh
 . "$(dirname "${BASH_SOURCE[0]}")/debian-root.sh"
+# shellcheck source=tools/lib/rdma-core.sh
+. "$(dirname "${BASH_SOURCE[0]}")/rdma-core.sh"
 
 declare -A suites=([12]=bookworm [13]=trixie)
 # Where the QEMU comes from that the release's package has a module for: Debian 12's own is too old.
@@ -12,7 +14,8 @@ declare -A qemu_suites=([12]=bookworm-backports [13]=trixie)
 
 # What the packages are built with, beside QEMU's own build dependencies.
 package_packages=(build-essential debhelper dh-dkms lintian linux-source man-db meson ninja-build pkgconf python3
-    libcli11-dev libfmt-dev libglib2.0-dev libibumad-dev libibverbs-dev libisal-dev libpixman-1-dev nlohmann-json3-dev)
+    libcli11-dev libfmt-dev libglib2.0-dev libibumad-dev libibverbs-dev libisal-dev libpixman-1-dev nlohmann-json3-dev
+    "${provider_packages[@]}")
 
 # release_sources RELEASE: apt's, with the sources of QEMU.
 release_sources() {
