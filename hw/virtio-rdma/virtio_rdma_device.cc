@@ -23,6 +23,7 @@ VirtioRdmaDevice::VirtioRdmaDevice(const VirtioRdmaConfig& config, DeviceHost& h
       _contexts(config.max_contexts, first_context), _pds(config.max_pd), _cqs(config.max_cq),
       _srqs(config.max_srq), _gids(config.gid_tbl_len)
 {
+    _events.reserve(1); // DEVICE_FATAL, when there is no memory any more
 }
 
 void VirtioRdmaDevice::drop_objects()
@@ -58,10 +59,10 @@ void VirtioRdmaDevice::reset()
 
 void VirtioRdmaDevice::fail()
 {
-    // Commands that wait are answered all the same.
     auto waiting = std::move(_waiting);
     drop_objects();
-    _has_failed = true;
+    async_event(IBV_EVENT_DEVICE_FATAL, 0); // takes no memory
+    // Commands that wait are answered all the same, if there is memory for it.
     virtio_rdma_reply failed{VIRTIO_RDMA_ERR_DEVICE, 0};
     std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(&failed), sizeof(failed));
     for (const auto& [qp, commands] : waiting) {
@@ -70,7 +71,6 @@ void VirtioRdmaDevice::fail()
             add_reply(command, bytes);
         }
     }
-    async_event(IBV_EVENT_DEVICE_FATAL, 0);
 }
 
 uint64_t VirtioRdmaDevice::offered_features() const

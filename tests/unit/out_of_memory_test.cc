@@ -4,6 +4,7 @@
 // QEMU to end: the call fails, and with it the device, whose guest is told and can set it
 // up anew.
 #include "counted_heap.h"
+#include "virtio_rdma_guest.h"
 #include "whole_device.h"
 
 #include <gtest/gtest.h>
@@ -128,6 +129,56 @@ TEST(OutOfMemory, AStateThatCannotBeSavedIsAnErrorAndTheDeviceGoesOn)
     }
     device.start();
     EXPECT_TRUE(run_program(device));
+}
+
+// EVT-2, events.md: its objects are gone, so that what a driver destroys then is not there.
+TEST(OutOfMemory, AVirtioDeviceThatHasFailedTellsOfItAndAnswersSoUntilItIsReset)
+{
+    VirtioGuest guest(number);
+    guest.bring_up();
+    uint32_t pd = guest.create_pd();
+    GuestCq cq = guest.create_cq();
+    GuestWorkQueue srq = guest.create_srq(pd);
+    GuestQp qp = guest.create_qp(pd, cq);
+    GuestMr mr = guest.register_ram(pd, guest.ram.pages(1), page_size);
+    VirtioGuest::require(guest.simple(VIRTIO_RDMA_CREATE_CONTEXT, 3), "CREATE_CONTEXT");
+    RdmaMemoryRegion low = guest.ram.region();
+    RdmaMemoryRegion high = low;
+    low.size /= 2;
+    high.gpa += low.size;
+    high.size -= low.size;
+    high.hva = static_cast<std::byte*>(high.hva) + low.size;
+    const RdmaMemoryRegion table[] = {low, high};
+    guest.irqs[VIRTIO_RDMA_VQ_EVENT] = 0; // which takes memory
+    {
+        ScarceMemory memory(0);
+        rdma_device_set_memory(guest.handle(), table, 2);
+    }
+    EXPECT_EQ(guest.irqs[VIRTIO_RDMA_VQ_EVENT], 1u);
+    auto event = guest.event();
+    ASSERT_TRUE(event);
+    EXPECT_EQ(event->type, VIRTIO_RDMA_EVENT_DEVICE_FATAL);
+    EXPECT_EQ(event->object, 0u);
+    EXPECT_FALSE(guest.event());
+    for (const char* counted : {"contexts", "pds", "mrs", "cqs", "srqs", "qps"}) {
+        EXPECT_EQ(guest.statistic(counted), 0u) << counted;
+    }
+    const std::pair<uint32_t, uint32_t> destructions[] = {
+        {VIRTIO_RDMA_DESTROY_QP, qp.qpn},      {VIRTIO_RDMA_DESTROY_SRQ, srq.number},
+        {VIRTIO_RDMA_DESTROY_CQ, cq.number},   {VIRTIO_RDMA_DESTROY_MR, mr.number},
+        {VIRTIO_RDMA_DESTROY_CONTEXT, 3},      {VIRTIO_RDMA_DESTROY_PD, pd}};
+    for (auto [command, object] : destructions) {
+        EXPECT_EQ(guest.simple(command, object), VIRTIO_RDMA_ERR_OBJECT) << command;
+    }
+    for (uint32_t command :
+         {VIRTIO_RDMA_CREATE_CONTEXT, VIRTIO_RDMA_CREATE_PD, VIRTIO_RDMA_DELETE_GID}) {
+        EXPECT_EQ(guest.simple(command, 0), VIRTIO_RDMA_ERR_DEVICE) << command;
+    }
+    rdma_device_reset(guest.handle());
+    rdma_device_set_memory(guest.handle(), table, 2);
+    guest.bring_up();
+    guest.create_pd();
+    EXPECT_FALSE(guest.event());
 }
 
 } // namespace
