@@ -123,7 +123,7 @@ fuzz_one() {
     printf '%s\n' "$status" >"$reports/fuzz-$name.status"
 }
 # In QEMU's log there may be findings of its own.
-fuzz_own_code='hw/rdma/ours|/(backend|hw)/(roce|common|pvrdma)/'
+fuzz_own_code='hw/rdma/ours|/(backend|hw)/(roce|common|pvrdma|virtio-rdma)/'
 
 # Lines of the core that each target's corpus reaches.
 run_fuzz_coverage() {
