@@ -4,6 +4,7 @@
 #include "qemu/qemu-plugin.h"
 #include "hw/net/vmxnet3_defs.h"
 #include "hw/pci/pci_device.h"
+#include "hw/virtio/virtio-pci.h"
 #include "net/filter.h"
 #include "hw/common/qemu/compat.h"
 #include "hw/qemu/rdma_types.h"
@@ -51,6 +52,9 @@ static const struct RdmaSizes rdma_sizes[] = {
     { TYPE_MEMORY_REGION, TYPE_OBJECT, sizeof(MemoryRegion), sizeof(MemoryRegionClass) },
     { TYPE_IOMMU_MEMORY_REGION, TYPE_MEMORY_REGION, sizeof(IOMMUMemoryRegion),
       sizeof(IOMMUMemoryRegionClass) },
+    { TYPE_VIRTIO_DEVICE, TYPE_DEVICE, sizeof(VirtIODevice), sizeof(VirtioDeviceClass) },
+    { TYPE_VIRTIO_BUS, TYPE_BUS, sizeof(VirtioBusState), sizeof(VirtioBusClass) },
+    { TYPE_VIRTIO_PCI, TYPE_PCI_DEVICE, sizeof(VirtIOPCIProxy), sizeof(VirtioPCIClass) },
     { TYPE_VMXNET3, TYPE_PCI_DEVICE, sizeof(VMXNET3State), 0 },
 };
 

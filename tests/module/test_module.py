@@ -19,8 +19,16 @@ QEMU = os.environ["QEMU_RDMA_QEMU"]
 CHECK_LAYOUT = pathlib.Path(__file__).resolve().parents[2] / "hw/module/check-layout"
 OTHER_QEMU = os.environ.get("QEMU_RDMA_OTHER_QEMU")
 
-DEVICE = ["-netdev", "socket,id=n0,udp=127.0.0.1:1,localaddr=127.0.0.1:0",
-          "-device", "vmxnet3,netdev=n0,addr=5.0,multifunction=on", "-device", "pvrdma,id=rdma0,addr=5.1"]
+
+def network_card(device, netdev, slot):
+    return ["-netdev", f"socket,id={netdev},udp=127.0.0.1:1,localaddr=127.0.0.1:0",
+            "-device", f"{device},netdev={netdev},addr={slot}.0,multifunction=on"]
+
+
+# Each with the network card that it stands beside.
+PVRDMA = [*network_card("vmxnet3", "n0", 5), "-device", "pvrdma,id=pvrdma0,addr=5.1"]
+VIRTIO_RDMA = [*network_card("virtio-net-pci", "n1", 6), "-device", "virtio-rdma-pci,id=virtio0,addr=6.1"]
+EACH_DEVICE = pytest.mark.parametrize("device", [PVRDMA, VIRTIO_RDMA], ids=["pvrdma", "virtio-rdma"])
 
 
 def build_id(binary):
@@ -58,30 +66,38 @@ def run(folder, *arguments, qemu=QEMU, plugin="qemu-rdma.so", commands=()):
 def refusal(*arguments, **options):
     status, answers, errors = run(*arguments, **options)
     assert status == 1, (status, answers, errors)
-    assert "unknown device 'pvrdma'" not in errors
+    assert "is not a valid device model name" not in errors
     return errors
 
 
 @pytest.mark.parametrize("accel", ["tcg", "kvm"])
-def test_the_device_is_there(folder, accel):
+def test_the_devices_are_there(folder, accel):
     if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("no /dev/kvm")
-    status, answers, errors = run(folder, "-accel", accel, *DEVICE, commands=[
-        {"execute": "qom-get", "arguments": {"path": "/machine/peripheral/rdma0", "property": "stats"}}])
+    status, answers, errors = run(folder, "-accel", accel, *PVRDMA, *VIRTIO_RDMA, commands=[
+        {"execute": "qom-get", "arguments": {"path": f"/machine/peripheral/{name}", "property": "stats"}}
+        for name in ("pvrdma0", "virtio0")])
     # A host's KVM may lack features of the CPU, which QEMU tells.
     assert status == 0 and "rdma" not in errors, errors
-    assert '"card-frames-held": 0' in answers
+    assert answers.count('"card-frames-held": 0') == 2
 
 
-def test_device_add_help_lists_the_properties(folder):
+def test_the_virtio_device_is_a_pci_function_with_the_ids_of_the_specification(folder):
+    _, answers, _ = run(folder, *VIRTIO_RDMA, commands=[
+        {"execute": "human-monitor-command", "arguments": {"command-line": "info pci"}}])
+    assert "PCI device 1af4:106a" in answers
+
+
+@pytest.mark.parametrize("driver", ["pvrdma", "virtio-rdma-pci"])
+def test_device_add_help_lists_the_properties(folder, driver):
     _, answers, _ = run(folder, commands=[
-        {"execute": "human-monitor-command", "arguments": {"command-line": "device_add pvrdma,help"}}])
+        {"execute": "human-monitor-command", "arguments": {"command-line": f"device_add {driver},help"}}])
     assert "max-qp-wr=<uint32>" in answers
     assert "a power of two" in answers
 
 
 def test_the_plugin_given_twice_is_one(folder):
-    status, _, errors = run(folder, "-plugin", f"{folder}/qemu-rdma.so", *DEVICE)
+    status, _, errors = run(folder, "-plugin", f"{folder}/qemu-rdma.so", *PVRDMA, *VIRTIO_RDMA)
     assert (status, errors) == (0, "")
 
 
@@ -89,10 +105,11 @@ def test_an_option_is_refused(folder):
     assert "qemu-rdma: there is no option 'x=1'" in refusal(folder, plugin="qemu-rdma.so,x=1")
 
 
-def test_another_qemu_is_refused_and_told_which_ones_there_are(folder):
+@EACH_DEVICE
+def test_another_qemu_is_refused_and_told_which_ones_there_are(folder, device):
     if not OTHER_QEMU:
         pytest.skip("no QEMU_RDMA_OTHER_QEMU")
-    errors = refusal(folder, qemu=OTHER_QEMU)
+    errors = refusal(folder, *device, qemu=OTHER_QEMU)
     assert f"there is no module for this QEMU, {version(OTHER_QEMU)}, build id {build_id(OTHER_QEMU)}" in errors
     assert f"\n  {version(QEMU)}, build id {build_id(QEMU)}\n" in errors
 
@@ -134,23 +151,29 @@ def test_a_module_with_a_symbol_that_qemu_lacks_is_refused_before_anything_is_re
     assert "undefined symbol: pci_register_bat" in refusal(folder)
 
 
+# What our types derive from.
+BASES = pytest.mark.parametrize("base", ["pci-device", "virtio-device", "virtio-pci", "netfilter"])
+
+
 def check_layout(module):
     return subprocess.run([CHECK_LAYOUT, module, QEMU], capture_output=True, text=True)
 
 
-def test_the_build_checks_structures_against_the_binary(module):
+@BASES
+def test_the_build_checks_structures_against_the_binary(module, base):
     checked = check_layout(module)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert re.search(r"^pci-device: here (\d+) and (\d+) bytes, in QEMU \1 and \2$", checked.stdout, re.MULTILINE)
+    assert re.search(rf"^{base}: here (\d+) and (\d+) bytes, in QEMU \1 and \2$", checked.stdout, re.MULTILINE)
 
 
-def test_the_build_of_a_module_with_other_structures_fails(module):
-    size, class_size = map(int, re.search(r"^pci-device: here (\d+) and (\d+)", check_layout(module).stdout,
+@BASES
+def test_the_build_of_a_module_with_other_structures_fails(module, base):
+    size, class_size = map(int, re.search(rf"^{base}: here (\d+) and (\d+)", check_layout(module).stdout,
                                           re.MULTILINE).groups())
     contents, sizes = module.read_bytes(), struct.pack("<QQ", size, class_size)
     assert contents.count(sizes) == 1
     module.write_bytes(contents.replace(sizes, struct.pack("<QQ", size + 8, class_size)))
     checked = check_layout(module)
     assert checked.returncode == 1
-    assert (f"pci-device: here {size + 8} and {class_size} bytes, in QEMU {size} and {class_size}: WRONG\n"
+    assert (f"{base}: here {size + 8} and {class_size} bytes, in QEMU {size} and {class_size}: WRONG\n"
             in checked.stdout)
