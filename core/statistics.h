@@ -23,12 +23,14 @@ namespace rdma {
     X(sequence_naks_received, "sequence-naks-received")                                            \
     X(error_naks_received, "error-naks-received")                                                  \
     X(implied_naks, "implied-naks")                                                                \
+    X(retries_exceeded, "retries-exceeded")                                                        \
     /* Responder. */                                                                               \
     X(acks_sent, "acks-sent")                                                                      \
     X(rnr_naks_sent, "rnr-naks-sent")                                                              \
     X(sequence_naks_sent, "sequence-naks-sent")                                                    \
     X(error_naks_sent, "error-naks-sent")                                                          \
     X(duplicate_requests, "duplicate-requests")                                                    \
+    X(out_of_sequence_requests, "out-of-sequence-requests")                                        \
     X(cnps_received, "cnps-received")                                                              \
     /* RNR NAKs sent while the VM was stopped, and waits that its start ended. */                  \
     X(stopped_rnr_naks_sent, "stopped-rnr-naks-sent")                                              \

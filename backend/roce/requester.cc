@@ -316,6 +316,7 @@ void Requester::go_back(QueuePair& qp)
 bool Requester::spend_retry(QueuePair& qp)
 {
     if (qp.req.retries_left == 0) {
+        ++_ctx.stats.retries_exceeded;
         enter_error(_ctx, qp, IBV_WC_RETRY_EXC_ERR);
         return false;
     }

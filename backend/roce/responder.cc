@@ -59,6 +59,7 @@ bool Responder::check_sequence(QueuePair& qp, const Packet& packet)
     // [IBTA 9.7.4.1-1]
     case ReceiveWindow::Place::ahead:
         ++_ctx.stats.drop_sequence;
+        ++_ctx.stats.out_of_sequence_requests;
         if (resp.window.owe_nak_of_gap()) {
             _ctx.schedule_answer(qp);
         }

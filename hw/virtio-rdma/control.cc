@@ -311,10 +311,12 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::query_counters(Command
             _stats.drop_qp_state + _stats.drop_peer_mismatch + _stats.drop_pkey +
             _stats.drop_qkey + _stats.drop_opcode + _stats.drop_sequence + _stats.drop_length;
         out[VIRTIO_RDMA_DUPLICATE_REQUESTS] = _stats.duplicate_requests;
+        out[VIRTIO_RDMA_OUT_OF_SEQUENCE] = _stats.out_of_sequence_requests;
         out[VIRTIO_RDMA_SEQUENCE_NAKS] = _stats.sequence_naks_received;
         out[VIRTIO_RDMA_RNR_NAKS_SENT] = _stats.rnr_naks_sent;
         out[VIRTIO_RDMA_RNR_NAKS_RECEIVED] = _stats.rnr_naks_received;
         out[VIRTIO_RDMA_TIMEOUTS] = _stats.timeouts;
+        out[VIRTIO_RDMA_RETRIES_EXCEEDED] = _stats.retries_exceeded;
     }
     command.answer(counters);
     return VIRTIO_RDMA_OK;

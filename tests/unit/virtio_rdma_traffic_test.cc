@@ -134,6 +134,41 @@ TEST_F(VirtioRdmaTraffic, BytesInlineAreSentAgainAsTheyWere)
     EXPECT_EQ(b.text(0, text.size()), text);
 }
 
+TEST_F(VirtioRdmaTraffic, CountersTellWhatLossHasDone)
+{
+    connect();
+    auto counter = [](End& end, virtio_rdma_counter which) {
+        auto [status, reply] =
+            end.guest.ask<virtio_rdma_counters>(virtio_rdma_request{VIRTIO_RDMA_QUERY_COUNTERS, 0});
+        EXPECT_EQ(status, VIRTIO_RDMA_OK);
+        return reply.counters[which];
+    };
+    auto write = [&] {
+        a.guest.post(a.qp.sq,
+                     virtio_rdma_sq_rdma{header(VIRTIO_RDMA_OP_WRITE, 1, 1), b.buffer, b.mr.rkey, 0},
+                     {a.sge(0, 8)});
+        a.guest.kick(a.qp.sq);
+    };
+    a.guest.drops_frames = true;
+    write();
+    a.guest.drops_frames = false;
+    write();
+    EXPECT_EQ(counter(b, VIRTIO_RDMA_OUT_OF_SEQUENCE), 1u);
+    EXPECT_EQ(counter(a, VIRTIO_RDMA_SEQUENCE_NAKS), 1u);
+    EXPECT_EQ(a.guest.take(a.cq).status, VIRTIO_RDMA_WC_SUCCESS);
+    EXPECT_EQ(a.guest.take(a.cq).status, VIRTIO_RDMA_WC_SUCCESS);
+    EXPECT_EQ(counter(a, VIRTIO_RDMA_TIMEOUTS), 0u);
+    a.guest.drops_frames = true;
+    write();
+    uint64_t timers = 0;
+    while (a.guest.run_timer()) {
+        ++timers;
+    }
+    EXPECT_EQ(a.guest.take(a.cq).status, VIRTIO_RDMA_WC_RETRY_EXC_ERR);
+    EXPECT_EQ(counter(a, VIRTIO_RDMA_TIMEOUTS), timers);
+    EXPECT_EQ(counter(a, VIRTIO_RDMA_RETRIES_EXCEEDED), 1u);
+}
+
 TEST_F(VirtioRdmaTraffic, WriteReadAndAtomicsReachThePeersMemory)
 {
     connect();
