@@ -362,7 +362,7 @@ int Engine::enter_state(QueuePair& qp, ibv_qp_state to)
     }
     qp.state = to;
     if (qp.is_reliable() && qp.can_receive()) {
-        qp.resp.window.reserve(qp.attr.max_dest_rd_atomic);
+        qp.resp.window.limit(qp.attr.max_dest_rd_atomic);
     }
     if (to == IBV_QPS_SQD && from != IBV_QPS_SQD && qp.req.window.empty() &&
         qp.attr.en_sqd_async_notify) {

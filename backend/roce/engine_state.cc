@@ -128,7 +128,7 @@ Status complete_responder(QueuePair& qp)
         return wrong(qp, "an answer it has to send makes no sense");
     }
     if (qp.is_reliable() && qp.can_receive()) {
-        resp.window.reserve(qp.attr.max_dest_rd_atomic);
+        resp.window.limit(qp.attr.max_dest_rd_atomic);
     }
     return {};
 }

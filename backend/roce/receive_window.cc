@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "receive_window.h"
 
+#include <new>
+
 namespace rdma::roce {
 
-void ReceiveWindow::reserve(uint8_t reads)
+void ReceiveWindow::limit(uint8_t reads)
 {
-    _resources.reserve(reads);
-    _responses.reserve(reads);
     while (_resources.size() > reads) {
         _resources.pop_front();
+    }
+}
+
+bool ReceiveWindow::reserve(uint8_t reads) noexcept
+{
+    try {
+        _resources.reserve(reads);
+        _responses.reserve(reads);
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
     }
 }
 

@@ -54,9 +54,12 @@ public:
         _expected = psn;
         _msn = 0;
     }
-    // As many READs and atomics as the QP may have (max_dest_rd_atomic), remembered or to be
-    // answered; the newest are remembered where it had more. Memory for them is there from here on.
-    void reserve(uint8_t reads);
+    // As many READs and atomics as the QP may have (max_dest_rd_atomic): the newest are remembered
+    // where it had more.
+    void limit(uint8_t reads);
+    // Memory for so many, remembered and to be answered, which most QPs never need: from the first
+    // request on it is there. False: there is none just now.
+    [[nodiscard]] bool reserve(uint8_t reads) noexcept;
 
     // 9.7.4.1: where a PSN is. For a responder of RC.
     // [IBTA 9.7.1-5]

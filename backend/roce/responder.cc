@@ -130,7 +130,8 @@ void Responder::handle_duplicate(QueuePair& qp, const Packet& packet)
         return;
     }
     window.forget_answers_from(packet.psn);
-    if (!window.make_room(qp.attr.max_dest_rd_atomic)) {
+    if (!window.make_room(qp.attr.max_dest_rd_atomic) ||
+        !window.reserve(qp.attr.max_dest_rd_atomic)) {
         // As if lost on the way: the requester sends faster than it takes the answers.
         ++_ctx.stats.drop_overload;
         return;

@@ -212,6 +212,10 @@ void Responder::execute_read(QueuePair& qp, const Packet& packet)
         refuse(qp, {aeth_nak_remote_access, IBV_WC_WR_FLUSH_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
     }
+    if (!qp.resp.window.reserve(qp.attr.max_dest_rd_atomic)) {
+        ++_ctx.stats.drop_overload; // as if lost on the way
+        return;
+    }
     qp.resp.window.remember({false, packet.psn, packets, 0}, qp.attr.max_dest_rd_atomic);
     qp.resp.window.owe(read_response(packet, packets, false));
     accepted(qp, packet, packets, true);
@@ -236,6 +240,10 @@ void Responder::execute_atomic(QueuePair& qp, const Packet& packet)
             : nullptr;
     if (!mr) {
         refuse(qp, access);
+        return;
+    }
+    if (!qp.resp.window.reserve(qp.attr.max_dest_rd_atomic)) {
+        ++_ctx.stats.drop_overload; // as if lost on the way
         return;
     }
     uint64_t gpa = mr->gpa_of(packet.remote_address);

@@ -15,7 +15,7 @@ struct ReceiveWindowTest : testing::Test {
     void SetUp() override
     {
         window.start(first);
-        window.reserve(reads);
+        window.limit(reads);
     }
     static Response read_of(Psn psn, uint32_t packets, bool again = false)
     {
@@ -119,7 +119,7 @@ TEST_F(ReceiveWindowTest, remembers_the_newest_reads_and_atomics)
     ASSERT_NE(window.remembered(first + 3, true), nullptr);
     EXPECT_EQ(window.remembered(first + 3, true)->original, 103u);
     EXPECT_EQ(window.remembered(first + 3, false), nullptr) << "it was an atomic";
-    window.reserve(1);
+    window.limit(1);
     EXPECT_EQ(window.remembered(first + 3, true), nullptr);
     EXPECT_NE(window.remembered(first + 5, true), nullptr);
 }
