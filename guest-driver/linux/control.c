@@ -4,6 +4,7 @@
  */
 #include <linux/kref.h>
 #include <linux/slab.h>
+#include <linux/virtio_config.h>
 
 #include "virtio_rdma.h"
 
@@ -189,6 +190,20 @@ void vrdma_control_drop(struct vrdma_dev *dev)
 		vrdma_cmd_put(cmd);
 }
 
+/*
+ * Stops the control queue where the device does not serve it any more: it is gone, it needs
+ * a reset, or it has been reset (a bus reset, say) without the driver.
+ */
+static void vrdma_control_look(struct vrdma_dev *dev)
+{
+	u8 status = dev->vdev->config->get_status(dev->vdev);
+
+	if (virtqueue_is_broken(dev->control) ||
+	    !(status & VIRTIO_CONFIG_S_DRIVER_OK) ||
+	    (status & VIRTIO_CONFIG_S_NEEDS_RESET))
+		vrdma_control_stop(dev);
+}
+
 /* Gives a command to the device, if there is room. -ENOSPC: there is none now. */
 static int vrdma_cmd_send(struct vrdma_dev *dev, struct vrdma_cmd *cmd,
 			  struct scatterlist *sgs[], unsigned int out)
@@ -228,10 +243,8 @@ static bool vrdma_cmd_try(struct vrdma_dev *dev, struct vrdma_cmd *cmd,
 
 static void vrdma_cmd_wait(struct vrdma_dev *dev, struct vrdma_cmd *cmd)
 {
-	while (!wait_for_completion_timeout(&cmd->done, VRDMA_LOOK_AGAIN)) {
-		if (virtqueue_is_broken(dev->control))
-			vrdma_control_stop(dev);
-	}
+	while (!wait_for_completion_timeout(&cmd->done, VRDMA_LOOK_AGAIN))
+		vrdma_control_look(dev);
 }
 
 static int vrdma_status(u32 status)
@@ -319,10 +332,8 @@ int vrdma_exec(struct vrdma_dev *dev, const void *request, size_t request_size,
 
 	while (!wait_event_timeout(dev->control_space,
 				   vrdma_cmd_try(dev, cmd, sgs, n, &ret),
-				   VRDMA_LOOK_AGAIN)) {
-		if (virtqueue_is_broken(dev->control))
-			vrdma_control_stop(dev);
-	}
+				   VRDMA_LOOK_AGAIN))
+		vrdma_control_look(dev);
 	kfree(sg);
 	if (ret)
 		goto out;

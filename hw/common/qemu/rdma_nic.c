@@ -100,7 +100,8 @@ static void rdma_nic_hold(RdmaNic *nic, unsigned flags,
  * What does not go to the card now; false: it goes there. QEMU's own queue
  * takes no frames for a guest that sleeps either, and reads the network no more;
  * vmxnet3 does not tell it that the guest is awake. So such frames are dropped, as
- * a card without power does.
+ * a card without power does; and so are those for a card that takes none now, as
+ * virtio-net without a driver, for which that queue would wait and the RDMA device with it.
  */
 static bool rdma_nic_keep_from_card(RdmaNic *nic, unsigned flags,
                                     const struct iovec *iov, int iovcnt,
@@ -110,7 +111,8 @@ static bool rdma_nic_keep_from_card(RdmaNic *nic, unsigned flags,
         rdma_nic_hold(nic, flags, iov, iovcnt, size);
         return true;
     }
-    if (runstate_check(RUN_STATE_SUSPENDED)) {
+    if (runstate_check(RUN_STATE_SUSPENDED) ||
+        (nic->nc->info->can_receive && !nic->nc->info->can_receive(nic->nc))) {
         nic->dropped_frames++;
         return true;
     }
