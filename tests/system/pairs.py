@@ -12,6 +12,13 @@ TWO_PVRDMA = pytest.mark.parametrize("fabric", PAIRS[:1], ids="-".join, indirect
 ALIKE = [(kind, kind) for kind in DEVICES]
 ALIKE_AND_RXE = [*ALIKE, ("pvrdma", "rxe")]
 TWO_ALIKE = pytest.mark.parametrize("fabric", ALIKE, ids="-".join, indirect=True)
+# What every run has with pvrdma alone.
+BY_NIGHT_WITH_VIRTIO = pytest.mark.nightly_with("virtio-rdma")
+
+
+def by_night(*values, id=None):
+    """Values of a parameter whose tests are too long for every run."""
+    return pytest.param(*values, marks=pytest.mark.nightly, id=id)
 
 
 def has_rxe(fabric):

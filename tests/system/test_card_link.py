@@ -9,6 +9,8 @@ import pathlib
 import socket
 import subprocess
 
+import pytest
+
 from vm.guest import QEMU_TROUBLE
 from vm.qemu import QEMU
 from vm.qmp import Qmp
@@ -37,7 +39,7 @@ POWER_OFF = 0x7c0          # power controller and both indicators off
 class Machine:
     """QEMU without a guest, and its registers."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, device):
         self.log = pathlib.Path(directory) / "qemu"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{directory}/qtest")
@@ -52,7 +54,7 @@ class Machine:
                  "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
                  "-netdev", "hubport,hubid=1,id=n1",
                  "-device", "vmxnet3,id=nic1,netdev=n1,bus=root,addr=0.0,multifunction=on",
-                 "-device", "pvrdma,id=rdma1,bus=root,addr=0.1"],
+                 "-device", f"{device},id=rdma1,bus=root,addr=0.1"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         with contextlib.closing(listener):
             connection, _ = listener.accept()
@@ -93,8 +95,9 @@ class Machine:
         return self.log.read_text(errors="replace")
 
 
-def test_the_cards_interrupt_for_its_link_unplugs_the_device(tmp_path):
-    machine = Machine(tmp_path)
+@pytest.mark.parametrize("device", ["pvrdma", "virtio-rdma-pci"])
+def test_the_cards_interrupt_for_its_link_unplugs_the_device(tmp_path, device):
+    machine = Machine(tmp_path, device)
     # Configuration space is in memory at ECAM (the host bridge's PCIEXBAR).
     machine.out(0xcf8, 0x80000060)
     machine.out(0xcfc, ECAM | 1)

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from test_command_line import NETDEV, NIC, pvrdma, qemu
+from test_command_line import NETDEV, NIC, qemu, rdma
 
 SHARED_RAM = ["-m", "64M", "-object", "memory-backend-memfd,id=ram,size=64M,share=on",
               "-machine", "memory-backend=ram"]
@@ -21,7 +21,7 @@ def on_host(options, ram=SHARED_RAM):
     (",ibdev=rxe0", "property 'ibdev' is for backend=verbs"),
 ])
 def test_backends(options, message):
-    status, said = pvrdma(options)
+    status, said = rdma("pvrdma", options)
     assert status != 0 and message in said, said
 
 
