@@ -19,7 +19,14 @@ LONGEST = ["test_lifecycle.py", "pvrdma-pvrdma", "virtio-rdma-virtio-rdma", "tes
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nightly: too long for every run")
+    config.addinivalue_line("markers", "nightly_with(kind): too long for every run with devices of that kind")
     config.addinivalue_line("markers", "alone: has bounds by the clock, so that nothing else runs beside it")
+
+
+def kind_of_guests(item):
+    """The kind of the first guest, where tests run with several."""
+    of = item.callspec.params.get("fabric") if hasattr(item, "callspec") else None
+    return of if isinstance(of, str) or of is None else of[0]
 
 
 def guests_of(item):
@@ -36,6 +43,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(guests_of(item)))
         if guests_of(item) in PAIRS_BY_NIGHT and item.path.name != "test_programs.py":
+            item.add_marker(pytest.mark.nightly)
+        if any(kind_of_guests(item) in mark.args for mark in item.iter_markers("nightly_with")):
             item.add_marker(pytest.mark.nightly)
     items.sort(key=lambda item: LONGEST.index(guests_of(item)) if guests_of(item) in LONGEST else len(LONGEST))
 

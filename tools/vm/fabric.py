@@ -41,12 +41,15 @@ class Node:
         mac = f"52:54:00:00:00:0{index}"
         vmxnet3 = {"driver": "vmxnet3", "id": "nic0"}
         virtio_net = {"driver": "virtio-net-pci", "host_mtu": MTU}
-        card, driver, self.device = {
-            "pvrdma": (vmxnet3, "pvrdma", "vmw_pvrdma0"),
-            "virtio-rdma": ({**virtio_net, "id": "nic0"}, "virtio-rdma-pci", "virtio_rdma0"),
+        card, driver, self.module = {
+            "pvrdma": (vmxnet3, "pvrdma", "vmw_pvrdma"),
+            "virtio-rdma": ({**virtio_net, "id": "nic0"}, "virtio-rdma-pci", "virtio_rdma"),
             "vmxnet3": (vmxnet3, None, None),
-            "rxe": (virtio_net, None, "rxe0"),
+            "rxe": (virtio_net, None, "rdma_rxe"),
         }[kind]
+        # Linux's drivers, and the RDMA device.
+        self.card_module = "vmxnet3" if card is vmxnet3 else "virtio_net"
+        self.device = self.module and f"{self.module.removeprefix('rdma_')}0"
         self.devices = [{**card, "netdev": "n0", "mac": mac, **slot}]
         if driver:
             # In the order of hot-plugging: function 0 last.
@@ -105,7 +108,7 @@ class Node:
         if not self.plugged:
             self.plug()
         guest.check(
-            f"modprobe {'vmxnet3' if self.kind in ('pvrdma', 'vmxnet3') else 'virtio_net'} && "
+            f"modprobe {self.card_module} && "
             "modprobe -a ib_uverbs rdma_ucm ib_umad && "
             "until [ -e /sys/class/net/eth0 ]; do :; done && "
             f"ip link set eth0 mtu {MTU} up && ip addr add {self.ipv4}/24 dev eth0 && "
@@ -118,12 +121,12 @@ class Node:
         if self.kind == "vmxnet3":
             return
         if self.kind != "rxe":
-            guest.check(f"modprobe {'vmw_pvrdma' if self.kind == 'pvrdma' else 'virtio_rdma'}")
+            guest.check(f"modprobe {self.module}")
         else:
             # rxe answers a long READ without waiting: a queue that drops what it holds too long, as
             # fq_codel does, loses packets where QEMU is slower than the guest.
             guest.check("tc qdisc replace dev eth0 root pfifo limit 1000000 && "
-                        "modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
+                        f"modprobe {self.module} && rdma link add rxe0 type rxe netdev eth0")
         guest.check(f"until ibv_devinfo -d {self.device} | grep -q PORT_ACTIVE; do :; done")
 
     @contextlib.contextmanager
