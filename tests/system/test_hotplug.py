@@ -6,6 +6,7 @@ the others.
 """
 import pytest
 
+from pairs import BY_NIGHT_WITH_VIRTIO, by_night
 from test_lifecycle import expect_retries_exceeded, expect_working, objects, start_traffic
 from vm.fabric import Fabric
 from vm.qmp import QmpError
@@ -20,13 +21,16 @@ SLOTS = {
     # The root port tells the guest.
     "pcie": {"machine": "q35", "slot": PORT, "arguments": ROOT_PORT + NATIVE},
 }
+KINDS_AND_SLOTS = [("pvrdma", "pc", "q35"), ("pvrdma", "pcie", "pc"), ("virtio-rdma", "pcie", "pc"),
+                   by_night(("virtio-rdma", "pc", "q35"), id="virtio-rdma-pc-q35")]
 
 
-@pytest.fixture(scope="module", params=[("pc", "q35"), ("pcie", "pc")], ids="-".join)
+@pytest.fixture(scope="module", params=KINDS_AND_SLOTS, ids="-".join)
 def fabric(request, tmp_path_factory, image, payload):
     """Two guests into which card and device were plugged after they had booted."""
-    pair = Fabric(("pvrdma", "pvrdma"), tmp_path_factory.mktemp("hotplug"), image,
-                  payload=payload, plugged=False, each=[SLOTS[slot] for slot in request.param])
+    kind, *slots = request.param
+    pair = Fabric((kind, kind), tmp_path_factory.mktemp("hotplug"), image,
+                  payload=payload, plugged=False, each=[SLOTS[slot] for slot in slots])
     yield pair
     pair.stop()
 
@@ -40,15 +44,18 @@ def test_works_after_hot_plug(fabric):
     expect_working(fabric)
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["server", "client"])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=BY_NIGHT_WITH_VIRTIO)], ids=["server", "client"])
 def test_unplugged_in_mid_traffic_and_plugged_again(fabric, index):
     processes = start_traffic(fabric)
     node, peer = fabric.nodes[index], fabric.nodes[1 - index]
     node.guest.qmp.command("device_del", id="rdma0")
-    # Linux's driver lets go of the device when the last program has closed it.
+    if node.kind == "pvrdma":
+        # Linux's driver lets go of the device when the last program has closed it.
+        processes[index].kill()
+        processes[index].wait()
+    node.wait_unplugged()
     processes[index].kill()
     processes[index].wait()
-    node.wait_unplugged()
     assert not is_realized(node, "rdma0") and not is_realized(node, "nic0")
     if index == 0:
         expect_retries_exceeded(processes[1])
@@ -60,6 +67,7 @@ def test_unplugged_in_mid_traffic_and_plugged_again(fabric, index):
     expect_working(fabric)
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_unplugged_by_the_card(fabric):
     node = fabric.nodes[0]
     node.guest.qmp.command("device_del", id="nic0")
@@ -68,12 +76,13 @@ def test_unplugged_by_the_card(fabric):
     expect_working(fabric)
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_wrong_order_is_refused(fabric):
     node = fabric.nodes[1]
     node.unplug()
     device, card = node.devices
     node.guest.qmp.command("device_add", **card)
-    with pytest.raises(QmpError, match="function 0 already occupied by vmxnet3"):
+    with pytest.raises(QmpError, match=f"function 0 already occupied by {card['driver']}"):
         node.guest.qmp.command("device_add", **device)
     node.guest.qmp.command("device_del", id="nic0")
     node.guest.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "nic0")
@@ -81,9 +90,10 @@ def test_wrong_order_is_refused(fabric):
     expect_working(fabric)
 
 
+# The PCI function of the RDMA device.
+FUNCTION = "device=$(basename $(realpath /sys/class/infiniband/{}/device))\n"
 # Sets the secondary bus reset bit of the port above the device for a moment.
 RESET_BUS = """
-device=$(basename /sys/bus/pci/drivers/vmw_pvrdma/0*)
 bridge=$(dirname "$(realpath /sys/bus/pci/devices/$device)")
 python3 - "$bridge/config" <<'END'
 import os, sys
@@ -96,7 +106,6 @@ END
 """
 # Neither driver hears of that: both functions are taken out and found again.
 FIND_AGAIN = """
-device=$(basename /sys/bus/pci/drivers/vmw_pvrdma/0*)
 for function in 1 0; do echo 1 >/sys/bus/pci/devices/${device%.*}.$function/remove; done
 echo 1 >/sys/bus/pci/rescan
 """
@@ -105,7 +114,7 @@ echo 1 >/sys/bus/pci/rescan
 def test_secondary_bus_reset_in_mid_traffic(fabric):
     node = next(node for node in fabric.nodes if node.devices[0].get("bus") == "root")
     processes = start_traffic(fabric)
-    node.guest.check(RESET_BUS)
+    node.guest.check(FUNCTION.format(node.device) + RESET_BUS)
     assert not any(objects(node).values()), objects(node)
     for process in reversed(processes):
         if process is processes[1] and node is fabric.nodes[0]:
@@ -113,11 +122,12 @@ def test_secondary_bus_reset_in_mid_traffic(fabric):
         else:
             process.kill()
             process.wait()
-    node.guest.check(FIND_AGAIN)
+    node.guest.check(FUNCTION.format(node.device) + FIND_AGAIN)
     node.configure()
     expect_working(fabric)
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_network_is_deleted_under_it(fabric):
     node = fabric.nodes[1]
     processes = start_traffic(fabric)
