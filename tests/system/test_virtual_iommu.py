@@ -10,6 +10,7 @@ import re
 import pytest
 
 import storage
+from pairs import BY_NIGHT_WITH_VIRTIO, by_night
 from pinging import ping
 from test_hotplug import PORT, ROOT_PORT, is_realized
 from test_programs import PERFTEST_PORT, both, expect_success
@@ -22,23 +23,34 @@ IOMMUS = {
     "virtio": {"append": "iommu.strict=1", "arguments": ["-device", "virtio-iommu-pci,addr=4"]},
 }
 ADDRESS = "0000:01:00.1"
+FUNCTIONS = (ADDRESS, "0000:01:00.0")
 FUNCTION = f"/sys/bus/pci/devices/{ADDRESS}"
 PINGPONG_PORT = 18515
 STREAM = "--qps 4 --depth 8"
-REMOVE_DRIVERS = "modprobe -r vmw_pvrdma && ip link set eth0 down && modprobe -r vmxnet3"
+KINDS_AND_IOMMUS = [("pvrdma", "intel"), ("pvrdma", "virtio"), ("virtio-rdma", "intel"),
+                    by_night(("virtio-rdma", "virtio"), id="virtio-rdma-virtio")]
 
 
-@pytest.fixture(scope="module", params=IOMMUS)
+@pytest.fixture(scope="module", params=KINDS_AND_IOMMUS, ids="-".join)
 def fabric(request, tmp_path_factory, image, payload):
-    directory = tmp_path_factory.mktemp(request.param)
+    kind, iommu = request.param
+    directory = tmp_path_factory.mktemp(iommu)
     switch = Switch(os.environ["RDMA_SWITCH"], directory, 4)
-    options = dict(IOMMUS[request.param])
+    options = dict(IOMMUS[iommu])
     options["arguments"] = [*options["arguments"], *ROOT_PORT]
-    pair = Fabric(("pvrdma", "pvrdma"), directory, image, payload=payload, machine="q35", slot=PORT, **options,
+    pair = Fabric((kind, kind), directory, image, payload=payload, machine="q35", slot=PORT, **options,
                   each=[{"netdev": switch.netdev(n), "spare": switch.netdev(n + 1)} for n in (0, 2)])
     yield pair
     pair.stop()
     switch.stop()
+
+
+def remove_drivers(node):
+    """A command after which card and device have no driver."""
+    remove = f"modprobe -r {node.module} && ip link set eth0 down && modprobe -r {node.card_module}"
+    # virtio's transport is a driver, which other devices of the guest have, too.
+    return remove + "".join(f" && echo {function} >/sys/bus/pci/drivers/virtio-pci/unbind"
+                            for function in FUNCTIONS if node.kind == "virtio-rdma")
 
 
 def take_faults(node):
@@ -70,6 +82,7 @@ def test_pingpongs(fabric):
             f"{program} -d {client.device} -g {client_gid} {address}", PINGPONG_PORT))
 
 
+@BY_NIGHT_WITH_VIRTIO
 @pytest.mark.parametrize("test", [
     "ib_write_bw -s 65536 -n 200", "ib_read_bw -s 65536 -n 200", "ib_send_bw -s 65536 -n 200",
     "ib_send_bw -c UD -s 2048 -n 500", "ib_atomic_bw -A FETCH_AND_ADD -n 200", "ib_write_bw -q 16 -s 4096 -n 200",
@@ -85,6 +98,7 @@ def test_rping(fabric):
     ping(server, client, 100, options="-V")
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_nfs(fabric):
     server, client = fabric.nodes
     with storage.ram_disk(server, 64), storage.nfs(server, client, "vers=4.2"):
@@ -92,12 +106,15 @@ def test_nfs(fabric):
         storage.fio(client.guest, f"{storage.NFS_MOUNT}/fio", 8, 0)
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_a_mapping_taken_away_under_load_is_an_error_of_that_request(fabric):
     """rdma-hostile drives the device (VFIO) and checks what becomes of two QPs, one of which loses its region."""
     node = fabric.nodes[1]
     guest = node.guest
+    if node.kind == "virtio-rdma":
+        pytest.skip("rdma-hostile has a driver for pvrdma alone")
     # The card, in the device's IOMMU group, may have no driver. virtio-iommu does not remap interrupts; none is used.
-    guest.check(f"{REMOVE_DRIVERS} && modprobe vfio_iommu_type1 allow_unsafe_interrupts=1 && modprobe vfio-pci && "
+    guest.check(f"{remove_drivers(node)} && modprobe vfio_iommu_type1 allow_unsafe_interrupts=1 && modprobe vfio-pci && "
                 f"echo vfio-pci >{FUNCTION}/driver_override && echo {ADDRESS} >/sys/bus/pci/drivers/vfio-pci/bind")
     result = guest.run(f"/payload/rdma-hostile unmap {ADDRESS}")
     guest.check(f"echo {ADDRESS} >{FUNCTION}/driver/unbind && echo >{FUNCTION}/driver_override")
@@ -118,6 +135,7 @@ def test_both_guests_migrate_in_mid_traffic(fabric):
     stream.end()
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_unplugged_and_plugged_again(fabric):
     for node in fabric.nodes:
         node.unplug()
@@ -127,12 +145,14 @@ def test_unplugged_and_plugged_again(fabric):
     Stream(*fabric.nodes, STREAM).end()
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_translation_goes_off_and_on_while_the_guest_runs(fabric):
     """The guest gives card and device an identity mapping, and a translation again."""
     server, client = fabric.nodes
     for kind in ("identity", "DMA"):
-        client.guest.check(f"{REMOVE_DRIVERS} && "
+        client.guest.check(f"{remove_drivers(client)} && "
                            f"echo {kind} >{FUNCTION}/iommu_group/type")
+        client.guest.check("\n".join(f"echo {function} >/sys/bus/pci/drivers_probe" for function in FUNCTIONS))
         client.configure()
         assert client.guest.check(f"cat {FUNCTION}/iommu_group/type").strip() == kind
         address, server_gid, client_gid = both(fabric)[2:]
