@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from pairs import by_night
 from test_lifecycle import expect_working
 from vm.fabric import Fabric
 
@@ -36,9 +37,9 @@ for n in {numbers!r}:
 '""")
 
 
-@pytest.fixture(scope="module")
-def fabric(tmp_path_factory, image, payload):
-    pair = Fabric(("pvrdma", "pvrdma"), tmp_path_factory.mktemp("stopped"), image, payload=payload)
+@pytest.fixture(scope="module", params=["pvrdma", by_night("virtio-rdma")])
+def fabric(request, tmp_path_factory, image, payload):
+    pair = Fabric((request.param, request.param), tmp_path_factory.mktemp("stopped"), image, payload=payload)
     one, two = pair.nodes
     # No answers to wait for while the guest does not run.
     mac = one.guest.check("cat /sys/class/net/eth0/address").strip()
@@ -93,7 +94,7 @@ def test_nothing_waits_for_a_guest_that_sleeps(fabric, receiving):
     one, two = fabric.nodes
     guest = one.guest
     before = guest.stats()
-    guest.check("modprobe -r vmw_pvrdma")
+    guest.check(f"modprobe -r {one.module}")
     guest.start("echo mem >/sys/power/state; echo awake")
     guest.qmp.wait_event("SUSPEND")
     send(two, one.ipv4, range(100))
