@@ -9,6 +9,7 @@ import contextlib
 
 import pytest
 
+from pairs import DEVICES
 from test_programs import expect_success
 from verifying import PORT, PROGRAM
 from vm.fabric import MTU, Fabric, Node
@@ -50,9 +51,14 @@ class HostileFabric(Fabric):
                        lambda: Node("pvrdma", 2, directory, image, payload=payload)])
 
 
-@pytest.fixture(scope="module")
-def fabric(tmp_path_factory, image, payload):
-    pair = HostileFabric(tmp_path_factory.mktemp("hostile"), image, payload)
+@pytest.fixture(scope="module", params=DEVICES)
+def fabric(request, tmp_path_factory, image, payload):
+    directory = tmp_path_factory.mktemp("hostile")
+    if request.param == "pvrdma":
+        pair = HostileFabric(directory, image, payload)
+    else:
+        pair = Fabric((request.param, request.param), directory, image, payload=payload,
+                      each=[{"arguments": ["-smp", "2"]}, {}])
     yield pair
     pair.stop()
     for node in pair.nodes:
@@ -87,6 +93,8 @@ def stream_between(fabric):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_hostile_guest(fabric, seed):
     node = fabric.nodes[0]
+    if node.kind != "pvrdma":
+        pytest.skip("rdma-hostile has a driver for pvrdma alone")
     guest = node.guest
     before = node.attacked_stats()
     working = guest.stats()
