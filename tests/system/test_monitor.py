@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from pairs import by_night
 from verifying import Stream
 from vm.fabric import Fabric
 from vm.qmp import Qmp
@@ -21,9 +22,11 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("monitor")
 
 
-@pytest.fixture(scope="module")
-def fabric(directory, image, payload):
+@pytest.fixture(scope="module", params=["pvrdma", by_night("virtio-rdma")])
+def fabric(request, directory, image, payload):
     """The first guest has a disk for snapshots, a monitor for people and some for programs."""
+    directory = directory / request.param
+    directory.mkdir()
     disk = directory / "snapshots.qcow2"
     subprocess.run([f"{os.environ['RDMA_QEMU_BUILD']}/qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"],
                    check=True)
@@ -33,7 +36,7 @@ def fabric(directory, image, payload):
                  "-mon", "chardev=hmp,mode=readline"]
     for n in range(MONITORS):
         arguments += ["-qmp", f"unix:{directory}/qmp{n},server=on,wait=off"]
-    pair = Fabric(("pvrdma", "pvrdma"), directory, image, payload=payload, each=[{"arguments": arguments}, {}])
+    pair = Fabric((request.param, request.param), directory, image, payload=payload, each=[{"arguments": arguments}, {}])
     yield pair
     pair.stop()
 
@@ -88,6 +91,7 @@ def test_no_command_is_carried_out_in_the_middle_of_a_snapshot(directory, fabric
     A QMP command that is carried out there would find the VM in a state that it has there alone. QEMU
     itself aborts where one begins within a command of another monitor (do_qmp_dispatch_bh()).
     """
+    directory /= fabric.nodes[0].kind
     monitor = HumanMonitor(directory / "hmp")
     stream = Stream(*fabric.nodes, "--qps 16 --depth 32 --max-size 4096", quiet=True)
     watchers = [Watcher(directory / f"qmp{n}") for n in range(MONITORS)]
