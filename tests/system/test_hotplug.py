@@ -127,6 +127,41 @@ def test_secondary_bus_reset_in_mid_traffic(fabric):
     expect_working(fabric)
 
 
+# Turns off the power of the slot at the port above the device, for a moment: the slot is empty at once. The port
+# tells its driver when that may hear of it again, and the slot has power.
+POWER_OFF = """
+port=$(dirname "$(realpath /sys/bus/pci/devices/$device)")
+python3 - "$port/config" <<'END'
+import os, sys
+CAPABILITIES, PCI_EXPRESS, SLOT_CONTROL = 0x34, 0x10, 0x18
+ALL_OFF = 0x7c0  # power, both indicators, and no interrupt is enabled
+config = os.open(sys.argv[1], os.O_RDWR)
+[at] = os.pread(config, 1, CAPABILITIES)
+while os.pread(config, 1, at)[0] != PCI_EXPRESS:
+    [at] = os.pread(config, 1, at + 1)
+control = os.pread(config, 2, at + SLOT_CONTROL)
+os.pwrite(config, ALL_OFF.to_bytes(2, "little"), at + SLOT_CONTROL)
+os.pwrite(config, control, at + SLOT_CONTROL)
+END
+while [ -e /sys/bus/pci/devices/$device ]; do :; done
+"""
+
+
+def test_surprise_removal_in_mid_traffic(fabric):
+    """The drivers hear of it when card and device are gone."""
+    node = fabric.nodes[0]
+    if node.kind == "pvrdma" or "bus" not in node.devices[0]:
+        pytest.skip("only PCI Express tells of it, and vmw_pvrdma would wait for what is gone")
+    processes = start_traffic(fabric)
+    node.guest.check(FUNCTION.format(node.device) + POWER_OFF)
+    node.wait_unplugged()
+    expect_retries_exceeded(processes[1])
+    processes[0].kill()
+    processes[0].wait()
+    node.configure()
+    expect_working(fabric)
+
+
 @BY_NIGHT_WITH_VIRTIO
 def test_network_is_deleted_under_it(fabric):
     node = fabric.nodes[1]
