@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from pairs import BY_NIGHT_WITH_VIRTIO, DEVICES
 from pinging import ping
 from test_programs import both, expect_success
 from verifying import PORT, PROGRAM, verify
@@ -16,9 +17,9 @@ OBJECTS = ("contexts", "pds", "mrs", "cqs", "srqs", "qps")
 REBOOT = "python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x1234567)'"
 
 
-@pytest.fixture(scope="module")
-def fabric(tmp_path_factory, image, payload):
-    pair = Fabric(("pvrdma", "pvrdma"), tmp_path_factory.mktemp("lifecycle"), image,
+@pytest.fixture(scope="module", params=DEVICES)
+def fabric(request, tmp_path_factory, image, payload):
+    pair = Fabric((request.param, request.param), tmp_path_factory.mktemp("lifecycle"), image,
                   payload=payload, reboot=True)
     yield pair
     pair.stop()
@@ -58,12 +59,12 @@ def expect_retries_exceeded(process):
     assert re.search(rf"Failed status {RETRY_EXCEEDED}\b", result.output), result.output
 
 
-@pytest.mark.parametrize("traffic", [False, True], ids=["idle", "used"])
+@pytest.mark.parametrize("traffic", [pytest.param(False, marks=BY_NIGHT_WITH_VIRTIO), True], ids=["idle", "used"])
 def test_driver_is_loaded_again(fabric, traffic):
     for node in fabric.nodes:
         if traffic:
             expect_working(fabric)
-        node.guest.check("modprobe -r vmw_pvrdma")
+        node.guest.check(f"modprobe -r {node.module}")
         assert not any(objects(node).values()), objects(node)
         node.configure_driver()
     expect_working(fabric)
@@ -71,7 +72,7 @@ def test_driver_is_loaded_again(fabric, traffic):
 
 def test_driver_of_the_card_is_loaded_again(fabric):
     node = fabric.nodes[0]
-    node.guest.check("modprobe -r vmw_pvrdma vmxnet3")
+    node.guest.check(f"modprobe -r {node.module} {node.card_module}")
     assert not any(objects(node).values()), objects(node)
     node.configure()
     expect_working(fabric)
@@ -89,8 +90,12 @@ RESTARTS = {
 }
 
 
+REQUESTER_AND_RESPONDER = pytest.mark.parametrize(
+    "side", [pytest.param("requester", marks=BY_NIGHT_WITH_VIRTIO), "responder"])
+
+
 @pytest.mark.parametrize("restart", RESTARTS)
-@pytest.mark.parametrize("side", ["requester", "responder"])
+@REQUESTER_AND_RESPONDER
 def test_restart_in_mid_traffic(fabric, restart, side):
     server, client = fabric.nodes
     node, peer = (client, server) if side == "requester" else (server, client)
@@ -137,8 +142,9 @@ def test_processes_have_doorbells_of_their_own(fabric):
     expect_working(fabric)
 
 
-@pytest.mark.parametrize("test", ["ib_send_bw", "ib_write_bw", "ib_read_bw"])
-@pytest.mark.parametrize("side", ["requester", "responder"])
+@pytest.mark.parametrize("test", [
+    "ib_send_bw", *(pytest.param(test, marks=BY_NIGHT_WITH_VIRTIO) for test in ("ib_write_bw", "ib_read_bw"))])
+@REQUESTER_AND_RESPONDER
 def test_killed_process_leaves_nothing(fabric, test, side):
     before = [objects(node) for node in fabric.nodes]
     serving, running = start_traffic(fabric, test)
@@ -158,7 +164,7 @@ def test_killed_process_leaves_nothing(fabric, test, side):
 
 
 # By the name of the network and by that of the card.
-@pytest.mark.parametrize("name", ["n0", "nic0"])
+@pytest.mark.parametrize("name", ["n0", pytest.param("nic0", marks=BY_NIGHT_WITH_VIRTIO)])
 def test_link_is_the_ports(fabric, name):
     node = fabric.nodes[0]
     watching = node.guest.start(f"exec stdbuf -oL ibv_asyncwatch -d {node.device}")
@@ -178,6 +184,7 @@ def set_link(node, name, up):
     node.guest.qmp.command("set_link", name=name, up=up)
 
 
+@BY_NIGHT_WITH_VIRTIO
 @pytest.mark.parametrize("name", ["n0", "nic0"])
 def test_traffic_stalls_and_resumes_with_the_link(fabric, name):
     server, client, address, server_gid, client_gid = both(fabric)
@@ -198,6 +205,7 @@ def test_traffic_stalls_and_resumes_with_the_link(fabric, name):
     expect_success((serving.wait(180), running.wait(180)))
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_traffic_ends_when_the_link_stays_down(fabric):
     server, client = fabric.nodes
     serving, running = start_traffic(fabric, "ib_write_bw")
