@@ -11,6 +11,7 @@ import pytest
 
 import vm.qemu
 from test_migration import identity
+from pairs import DEVICES
 from verifying import Stream
 from vm.fabric import Fabric
 from vm.switch import Switch
@@ -18,10 +19,10 @@ from vm.switch import Switch
 MODULE, BUILT_IN = (shlex.split(os.environ[name]) for name in ("QEMU_RDMA_QEMU", "QEMU_RDMA_BUILT_IN"))
 
 
-@pytest.fixture
-def fabric(tmp_path):
+@pytest.fixture(params=DEVICES)
+def fabric(request, tmp_path):
     switch = Switch(os.environ["RDMA_SWITCH"], tmp_path, 4)
-    pair = Fabric(("pvrdma", "pvrdma"), tmp_path, pathlib.Path(os.environ["RDMA_GUEST_IMAGE"]),
+    pair = Fabric((request.param, request.param), tmp_path, pathlib.Path(os.environ["RDMA_GUEST_IMAGE"]),
                   payload=os.environ["RDMA_GUEST_PAYLOAD"],
                   each=[{"netdev": switch.netdev(n), "spare": switch.netdev(n + 1)} for n in (0, 2)])
     yield pair

@@ -14,10 +14,13 @@ root_test_packages=(binutils ibverbs-utils python3-pytest python3-pytest-timeout
 # Where a QEMU comes from that runs on the release, and for which its package has no module.
 declare -A other_qemu_suites=([12]=bookworm [13]=trixie-backports)
 
-# readme_commands RELEASE: how its users install the packages, a command a line.
+# readme_commands RELEASE: how its users install the packages, a command a line. They follow the paragraph
+# that begins with the release.
 readme_commands() {
-    awk -v release="$1" '/^#/ { section = $0 } /^[^ ]/ { here = index($0, "On Debian " release) == 1 }
-        section == "## Packages" && here && /^    / { sub(/^ +/, ""); print }' "$top/README.md"
+    awk -v release="$1" '/^#/ { section = $0 } /^[^ ]/ && after_blank { here = index($0, "On Debian " release) == 1 }
+        { after_blank = $0 == "" }
+        section == "## Packages" && here && /^    / { sub(/^ +/, ""); print; found = 1 }
+        END { exit !found }' "$top/README.md"
 }
 
 # prepare_parts FOLDER: what the tests need and no package has: the QEMU with the device built in, our
@@ -82,7 +85,7 @@ install_packages() {
     readme_commands "$release" | while read -r command; do
         say "Debian $release: $command"
         run_logged "installed-$release" in_packages_root env -C /packages bash -c "$command"
-    done
+    done || die "README.md does not install the packages on Debian $release"
     run_logged "installed-$release" in_packages_root \
         apt-get install --no-install-recommends "${root_test_packages[@]}"
 }

@@ -7,6 +7,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # What guest-driver/provider is built with, beside a compiler.
+# shellcheck disable=SC2034 # for who sources this
 provider_packages=(cmake ninja-build pkg-config libnl-3-dev libnl-route-3-dev)
 
 # Source packages of Debian's suites.
