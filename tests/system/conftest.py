@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(items):
     """Tests that share guests are on one worker, one after the other."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(guests_of(item)))
-        if guests_of(item) in PAIRS_BY_NIGHT and item.path.name != "test_programs.py":
+        if guests_of(item) in PAIRS_BY_NIGHT and (
+                item.path.name != "test_programs.py" or item.originalname == "test_perftest"):
             item.add_marker(pytest.mark.nightly)
         if any(kind_of_guests(item) in mark.args for mark in item.iter_markers("nightly_with")):
             item.add_marker(pytest.mark.nightly)

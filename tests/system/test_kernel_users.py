@@ -9,7 +9,7 @@ import os
 import pytest
 
 import storage
-from pairs import TWO_ALIKE
+from pairs import BY_NIGHT_WITH_VIRTIO, TWO_ALIKE, pvrdma_by_day
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 SOURCE = "/usr/src/linux"
@@ -52,7 +52,7 @@ def checksum(node, path):
     return node.guest.check(f"dd if={path} bs=1M iflag=direct status=none | sha256sum", timeout=300)
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", pvrdma_by_day(["4.2", "3"], ["4.2"]))
 def test_nfs(fabric, disk, version):
     server, client = fabric.nodes
     # Two connections: requests take turns.
@@ -62,6 +62,7 @@ def test_nfs(fabric, disk, version):
         verify(client.guest, f"{storage.NFS_MOUNT}/fio")
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_tree_over_nfs(fabric, disk):
     server, client = fabric.nodes
     with storage.nfs(server, client, "vers=4.2"):
@@ -79,7 +80,7 @@ def test_tree_over_nfs(fabric, disk):
             f"cd {SOURCE} && find {trees} -type f | wc -l && du -cks {trees} | tail -n 1"))
 
 
-@pytest.mark.parametrize("protocol", ["nvme", "iser"])
+@pytest.mark.parametrize("protocol", pvrdma_by_day(["nvme", "iser"], ["nvme"]))
 def test_block_device(fabric, disk, protocol):
     server, client = fabric.nodes
     with getattr(storage, protocol)(server, client) as path:

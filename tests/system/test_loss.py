@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pairs import ALIKE_AND_RXE, TWO_ALIKE
+from pairs import ALIKE_AND_RXE, BY_NIGHT_WITH_VIRTIO, TWO_ALIKE
 from pinging import ping
 from test_programs import both, expect_success
 from verifying import verify
@@ -13,6 +13,10 @@ from vm.switch import Switch
 
 PERFTEST_PORT = 18515
 FAULTS = {"lose": 0.01, "repeat": 0.005, "reorder": 0.01, "corrupt": 0.002}
+
+
+# Loss is the engine's.
+pytestmark = BY_NIGHT_WITH_VIRTIO
 
 
 @pytest.fixture(scope="module", params=ALIKE_AND_RXE, ids="-".join)

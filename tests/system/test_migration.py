@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pairs import ALIKE_AND_RXE, DEVICES, TWO_ALIKE, TWO_PVRDMA, has_rxe
+from pairs import ALIKE_AND_RXE, BY_NIGHT_WITH_VIRTIO, DEVICES, TWO_ALIKE, TWO_PVRDMA, has_rxe
 from pinging import wait_cm_listener
 from storage import nfs, ram_disk
 from test_programs import both, expect_success
@@ -87,6 +87,7 @@ def test_both_at_once(fabric, stream):
 
 
 @TWO_ALIKE
+@BY_NIGHT_WITH_VIRTIO
 def test_with_loss(fabric, stream):
     before = fabric.switch.stats()["lost"]
     fabric.switch.faults(lose=0.01)
@@ -125,6 +126,7 @@ def test_programs(fabric):
 
 
 @TWO_ALIKE
+@BY_NIGHT_WITH_VIRTIO
 def test_nfs(fabric):
     """Files are copied to an NFS mount, read back from the server and compared, without end."""
     server, client = fabric.nodes
@@ -144,6 +146,7 @@ def test_nfs(fabric):
 
 
 @TWO_ALIKE
+@BY_NIGHT_WITH_VIRTIO
 def test_multifd(fabric, stream):
     fabric.nodes[0].migrate(capabilities=["multifd"])
 
@@ -164,6 +167,7 @@ def test_post_copy(fabric, stream):
 # Stopped and started without a migration
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_stop_and_continue(fabric, stream):
     node = fabric.nodes[0]
     before = node.guest.stats()["stopped-rnr-naks-sent"]
@@ -179,6 +183,7 @@ def expect_untouched(node, migration):
     assert not [event for event in migration.source.qmp.events if event["event"] == "STOP"]
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_cancelled(fabric, stream):
     node = fabric.nodes[0]
     migration = node.migration(parameters={"max-bandwidth": 4 << 20})
@@ -190,6 +195,7 @@ def test_cancelled(fabric, stream):
     migration.give_up()
 
 
+@BY_NIGHT_WITH_VIRTIO
 def test_destination_dies(fabric, stream):
     node = fabric.nodes[0]
     migration = node.migration(parameters={"max-bandwidth": 4 << 20})
@@ -202,6 +208,7 @@ def test_destination_dies(fabric, stream):
 
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
+@BY_NIGHT_WITH_VIRTIO
 def test_comes_to_nothing_when_stopped(fabric, stream, end):
     """The guest is stopped already and all but the devices has been sent: it goes on where it is."""
     node = fabric.nodes[0]
@@ -289,6 +296,7 @@ def patience(server, client, while_stopped):
 
 
 @TWO_ALIKE
+@BY_NIGHT_WITH_VIRTIO
 def test_impatient_peer(fabric):
     """A peer that gives up after two times 4 ms stays for 2 s, because it is asked to.
 

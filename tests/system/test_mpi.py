@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pairs import TWO_ALIKE
+from pairs import BY_NIGHT_WITH_VIRTIO, TWO_ALIKE, pvrdma_by_day
 from test_programs import expect_success
 from vm.fabric import run_pair
 
@@ -37,10 +37,10 @@ def test_ucx_lists_both_transports(fabric):
         assert "ERROR" not in listed, listed
 
 
-@pytest.mark.parametrize("test", [
+@pytest.mark.parametrize("test", pvrdma_by_day([
     "tag_lat -s 8 -n 300", "tag_bw -s 65536 -n 100", "ucp_put_lat -s 8 -n 300", "ucp_put_bw -s 65536 -n 100",
     "ucp_get -s 65536 -n 50", "ucp_fadd -s 8 -n 300", "ucp_add -s 8 -n 300",
-])
+], ["tag_bw -s 65536 -n 100", "ucp_put_bw -s 65536 -n 100", "ucp_fadd -s 8 -n 300"]))
 @pytest.mark.parametrize("transports", TRANSPORTS)
 def test_ucx_perftest(fabric, transports, test):
     server, client = fabric.nodes
@@ -92,6 +92,7 @@ def test_libfabric_rma_bandwidth(fabric, endpoint):
     assert measured == [(name, str(2**n)) for name in ("write", "read") for n in range(21)], output
 
 
+@BY_NIGHT_WITH_VIRTIO
 @pytest.mark.parametrize("operation, damaged", [("write", 1), ("read", 0)])
 def test_libfabric_rma_finds_a_damaged_bit(fabric, operation, damaged):
     """Who fills the memory damages it; who receives the data says so."""
@@ -128,7 +129,7 @@ def run_ranks(server, client, transports):
         daemon.kill()
 
 
-@pytest.mark.parametrize("transports", ["rc_v,sm,self", "rc_v,self", "ud_v,self"])
+@pytest.mark.parametrize("transports", pvrdma_by_day(["rc_v,sm,self", "rc_v,self", "ud_v,self"], ["rc_v,self"]))
 def test_open_mpi(fabric, transports):
     """Two ranks in each guest; without sm those of one guest use the device among themselves, too."""
     server, client = fabric.nodes

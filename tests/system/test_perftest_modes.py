@@ -2,7 +2,7 @@
 """Modes of perftest and the pingpongs: many QPs, SRQs, events, the connection manager, depth, both directions."""
 import pytest
 
-from pairs import TWO_ALIKE
+from pairs import BY_NIGHT_WITH_VIRTIO, TWO_ALIKE, pvrdma_by_day
 from pinging import expect_pings, rping, wait_cm_listener
 from test_programs import PERFTEST_PORT, both, expect_success
 from vm.fabric import run_pair
@@ -33,6 +33,12 @@ MODES = [
     "ib_send_bw -c UD -s 2048 -n 500", "ib_send_bw -c UD -b -s 2048 -n 500",
     "ib_send_lat -c UD -n 200",
 ]
+# Those in which the virtio device's own queues differ from pvrdma's.
+MODES_WITH_BOTH = [
+    "ib_send_bw -q 64 -s 4096 -n 100", "ib_send_bw --use-srq -s 4096 -n 1000", "ib_send_bw -e -s 65536 -n 200",
+    "ib_send_lat -e -n 200", "ib_write_bw -t 512 -s 4096 -n 1000", "ib_send_bw -l 16 -q 4 -s 4096 -n 320",
+    "ib_send_bw -r 16 -t 64 -s 4096 -n 1000", "ib_send_bw -c UD -b -s 2048 -n 500",
+]
 CONNECTION_MANAGER_MODES = [
     "ib_write_bw -R -s 65536 -n 200", "ib_read_bw -R -s 65536 -n 200",
     "ib_send_bw -R -s 65536 -n 200", "ib_write_bw -R -q 16 -s 4096 -n 200",
@@ -47,12 +53,12 @@ def commands(fabric, test):
             f"{test} -F -d {client.device} -x {client_gid} {address}")
 
 
-@pytest.mark.parametrize("test", MODES)
+@pytest.mark.parametrize("test", pvrdma_by_day(MODES, MODES_WITH_BOTH))
 def test_mode(fabric, test):
     expect_success(run_pair(*fabric.nodes, *commands(fabric, test), PERFTEST_PORT))
 
 
-@pytest.mark.parametrize("test", CONNECTION_MANAGER_MODES)
+@pytest.mark.parametrize("test", pvrdma_by_day(CONNECTION_MANAGER_MODES, CONNECTION_MANAGER_MODES[2:3]))
 def test_connected_by_connection_manager(fabric, test):
     server, client = fabric.nodes
     server_command, client_command = commands(fabric, test)
@@ -107,6 +113,7 @@ def test_rping_serves_one_after_another(fabric):
     serving.kill()
 
 
+@BY_NIGHT_WITH_VIRTIO
 @pytest.mark.parametrize("options", ["", "-T b", "-T n"], ids=["any", "blocking", "nonblocking"])
 @pytest.mark.parametrize("program", ["rstream", "riostream"])
 def test_rsocket_stream(fabric, program, options):

@@ -2,7 +2,7 @@
 """Our own client and server, which check every byte (tests/client)."""
 import pytest
 
-from pairs import TWO_ALIKE, WITH_RXE, has_rxe
+from pairs import BY_NIGHT_WITH_VIRTIO, TWO_ALIKE, WITH_RXE, has_rxe
 from verifying import NOT_EMPTY, verify
 
 LONG = 900  # seconds; a GiB takes long, and with sanitizers longer
@@ -15,6 +15,7 @@ def test_verify(fabric, suite):
 
 
 @TWO_ALIKE
+@BY_NIGHT_WITH_VIRTIO
 def test_maximum(fabric):
     verify(fabric, "maximum", timeout=LONG)
 
@@ -37,7 +38,7 @@ def test_stream(fabric, options):
 # it as well (a READ sent again that overtakes itself, for one).
 @TWO_ALIKE
 @pytest.mark.parametrize("options", [
-    "--qps 8 --depth 32 --messages 2000",
+    pytest.param("--qps 8 --depth 32 --messages 2000", marks=BY_NIGHT_WITH_VIRTIO),
     "--qps 64 --depth 64 --messages 200 --max-size 4096",
 ], ids=["eight", "sixty-four"])
 def test_dense_stream(fabric, options):
