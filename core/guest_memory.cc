@@ -101,6 +101,7 @@ bool GuestMemory::translate_piece(uint64_t& address, uint64_t& size, bool for_wr
 }
 
 // Nearly every access is to the region of the one before, and is not translated.
+// [virtio-rdma DEV-6]
 inline GuestMemory::Piece GuestMemory::resolve(uint64_t address, uint64_t size,
                                                bool for_write) const
 {
@@ -138,6 +139,7 @@ std::span<std::byte> GuestMemory::writable(uint64_t gpa, uint64_t size)
     if (!piece.region) {
         return {};
     }
+    // [virtio-rdma MIG-4]
     if (_dirty && piece.size > 0) {
         _dirty(_dirty_opaque, piece.gpa, piece.size);
     }

@@ -16,6 +16,7 @@ Completion send_completion(const QueuePair& qp, uint64_t wr_id, int opcode, ibv_
     completion.wc.wr_id = wr_id;
     completion.wc.opcode = wc_opcode_of(opcode);
     completion.wc.status = status;
+    // [virtio-rdma REQ-13]
     completion.solicited = status != IBV_WC_SUCCESS;
     return completion;
 }
@@ -90,12 +91,14 @@ void complete_recv(Context& context, QueuePair& qp, const Completion& completion
     full.qp = qp.id;
     full.wc.qp_num = qp.qpn;
     full.wc.wr_id = qp.resp.recv.wr_id;
+    // [virtio-rdma REQ-13]
     full.solicited |= full.wc.status != IBV_WC_SUCCESS;
     qp.resp.have_recv = false;
     context.complete(qp, qp.init.recv_cq, full);
 }
 
 // [IBTA 9.9.2-2]
+// [virtio-rdma REQ-5]
 void flush_send_queue(Context& context, QueuePair& qp)
 {
     while (!qp.req.window.empty()) {
@@ -106,6 +109,7 @@ void flush_send_queue(Context& context, QueuePair& qp)
     }
 }
 
+// [virtio-rdma REQ-5]
 void flush_receive_queue(Context& context, QueuePair& qp)
 {
     if (qp.resp.have_recv) {
@@ -132,6 +136,7 @@ bool flush_more(Context& context, QueuePair& qp)
     return more;
 }
 
+// [virtio-rdma REQ-14]
 void fail_sends(Context& context, QueuePair& qp, ibv_wc_status status)
 {
     if (qp.is_reliable()) {
@@ -153,6 +158,7 @@ void enter_error(Context& context, QueuePair& qp, ibv_wc_status status, Owed owe
         return;
     }
     bool was_init = qp.state == IBV_QPS_INIT;
+    // [virtio-rdma REQ-7]
     qp.state = IBV_QPS_ERR;
     qp.req.rnr_wait = false;
     qp.resp.message = ResponderState::Message::none;

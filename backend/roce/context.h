@@ -120,6 +120,7 @@ struct Context {
     // Where the path's GID has been deleted, the frame is lost.
     void emit(const Path& path)
     {
+        // [virtio-rdma CTL-26]
         if (!gids.has(path.gid_index(), path.source())) {
             ++stats.drop_unreachable;
             return;

@@ -59,6 +59,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
         return false;
     }
     path = _ctx.path_of(wqe.av, qp.qpn, wqe.remote_qpn);
+    // [virtio-rdma CTL-26]
     if (!path.valid()) {
         status = IBV_WC_LOC_QP_OP_ERR;
         return false;
@@ -67,6 +68,7 @@ bool Datagram::build(QueuePair& qp, const SendWqe& wqe, Path& path, ibv_wc_statu
     FrameBuilder& frame = _ctx.begin_frame(path, opcode, wqe.remote_qpn & qpn_mask, qp.req.window.next(),
                                            // [IBTA 9.2-2]
                                            false, wqe.send_flags & IBV_SEND_SOLICITED);
+    // [virtio-rdma REQ-20]
     uint32_t qkey = wqe.remote_qkey & qkey_of_qp ? qp.attr.qkey : wqe.remote_qkey;
     // [IBTA 9.3.2-1]
     frame.header(Deth{qkey, 0, qp.qpn});
@@ -109,6 +111,7 @@ void Datagram::handle(QueuePair& qp, const Packet& packet)
         return;
     }
     // [IBTA 9.6.1-6] [IBTA 9.6.1-7]
+    // [virtio-rdma REQ-21]
     if (packet.qkey != (qp.init.gsi ? gsi_qkey : qp.attr.qkey)) {
         ++_ctx.stats.drop_qkey;
         return;

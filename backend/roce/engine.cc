@@ -8,6 +8,7 @@ namespace rdma::roce {
 namespace {
 
 // Packets a QP may send before it is another's turn.
+// [virtio-rdma QUE-12] [virtio-rdma SEC-5]
 constexpr unsigned burst = 8;
 
 // Timers that fire before whoever drives the engine has its thread back. Each

@@ -11,10 +11,12 @@ namespace rdma::roce {
 namespace {
 
 // Ids 0 and 1 belong to the QPs of those numbers (SMI, GSI).
+// [virtio-rdma CTL-17]
 constexpr uint32_t first_qp_id = 2;
 constexpr unsigned qpn_generation_shift = 16;
 
 // Whether requests are left from before the send queue was told to drain.
+// [virtio-rdma REQ-6]
 bool is_draining(const QueuePair& qp)
 {
     return qp.state == IBV_QPS_SQD && !qp.req.window.empty();
@@ -243,6 +245,7 @@ void Engine::reserve_turns()
     _ctx.answering.reserve(qps);
 }
 
+// [virtio-rdma CTL-22] [virtio-rdma CTL-23]
 int Engine::destroy_qp(uint32_t id)
 {
     QueuePair* qp = find(id);
@@ -270,6 +273,7 @@ int Engine::destroy_qp(uint32_t id)
     return 0;
 }
 
+// [virtio-rdma REQ-4]
 void Engine::reset_qp(QueuePair& qp)
 {
     qp.state = IBV_QPS_RESET;
@@ -324,6 +328,7 @@ int Engine::modify_qp(uint32_t id, const ibv_qp_attr& attr, int mask, const Mac&
 // That a QP may have just now.
 ibv_mtu Engine::max_path_mtu() const
 {
+    // [virtio-rdma CTL-19]
     return _ctx.limits.any_path_mtu ? IBV_MTU_4096 : active_mtu(_ctx.link.mtu());
 }
 

@@ -61,6 +61,7 @@ void Engine::stop(int64_t now)
     _refusals.assign(std::max(_qps.end(), gsi_qpn + 1), 0);
 }
 
+// [virtio-rdma MIG-3]
 void Engine::receive_stopped(std::span<const uint8_t> frame)
 {
     count_received(frame);

@@ -126,6 +126,7 @@ void Executor::reset()
     update_timer();
 }
 
+// [virtio-rdma MIG-1]
 void Executor::stop(bool refuse)
 {
     _refuse = refuse;

@@ -127,6 +127,7 @@ Result<MrKeys> MemoryRegions::add(const MrInit& init)
         return std::unexpected(ENOMEM);
     }
     _num_pages += num_pages;
+    // [virtio-rdma CTL-9] [virtio-rdma CTL-13]
     slot->key = id << key_variant_bits | _variant++;
     return MrKeys{id, slot->key, slot->key};
 }
@@ -158,6 +159,7 @@ bool MemoryRegions::restore(uint32_t id, MemoryRegion&& mr)
     return true;
 }
 
+// [virtio-rdma CTL-14]
 int MemoryRegions::remove(uint32_t id)
 {
     MemoryRegion* mr = _table.find(id);
@@ -172,9 +174,11 @@ int MemoryRegions::remove(uint32_t id)
 const MemoryRegion* MemoryRegions::find(uint32_t key) const
 {
     const MemoryRegion* mr = _table.find(key >> key_variant_bits);
+    // [virtio-rdma CTL-13]
     return mr && mr->key == key ? mr : nullptr;
 }
 
+// [virtio-rdma REQ-18]
 bool MemoryRegions::fast_register(const FastRegistration& request, uint32_t pd)
 {
     // The consumer may change the variant (11.2.8.4), so look the id up only.
@@ -194,6 +198,7 @@ bool MemoryRegions::fast_register(const FastRegistration& request, uint32_t pd)
     return true;
 }
 
+// [virtio-rdma REQ-17]
 bool MemoryRegions::invalidate(uint32_t key, uint32_t pd, bool remote)
 {
     auto* mr = const_cast<MemoryRegion*>(find(key));
@@ -213,6 +218,7 @@ const MemoryRegion* MemoryRegions::check(uint32_t key, uint32_t pd, uint64_t add
 {
     const MemoryRegion* mr = find(key);
     // [IBTA 9.7.4.1.5-3]
+    // [virtio-rdma REQ-15] [virtio-rdma REQ-18] [virtio-rdma SEC-3]
     if (!mr || !mr->valid || mr->pd != pd || (access & ~mr->access) != 0) {
         return nullptr;
     }
@@ -226,6 +232,7 @@ const MemoryRegion* MemoryRegions::check(uint32_t key, uint32_t pd, uint64_t add
 bool MemoryRegions::check(std::span<const ibv_sge> sges, uint32_t pd, int access) const
 {
     return std::ranges::all_of(sges, [&](const ibv_sge& sge) {
+        // [virtio-rdma REQ-10]
         return sge.length == 0 || check(sge.lkey, pd, sge.addr, sge.length, access) != nullptr;
     });
 }

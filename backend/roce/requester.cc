@@ -80,6 +80,7 @@ void Requester::fail_at_turn(QueuePair& qp, SendWqe& wqe, ibv_wc_status status)
 }
 
 // A request's first packet may have to wait (10.8.3.3 and 9.7.3.1).
+// [virtio-rdma REQ-12]
 bool Requester::may_start(const QueuePair& qp, const SendWqe& wqe)
 {
     if (wqe.initiated) {
@@ -101,6 +102,7 @@ bool Requester::execute_local(QueuePair& qp, SendWqe& wqe)
         qp.req.window.executed(wqe); // what is before it has been sent again
         return true;
     }
+    // [virtio-rdma REQ-12] [virtio-rdma REQ-19]
     if (wqe.opcode == IBV_WR_LOCAL_INV && &wqe != &qp.req.window.front()) {
         return false;
     }
@@ -200,6 +202,7 @@ bool Requester::send_packet(QueuePair& qp, SendWqe& first_look)
     if (wqe.is_read()) {
         // A READ sent again asks for what is still missing.
         // [IBTA 9.3.3-1] [IBTA 9.7.3-3]
+        // [virtio-rdma REQ-16]
         frame.header(Reth{wqe.remote_address + offset, wqe.rkey,
                           static_cast<uint32_t>(wqe.length - offset)});
         psns = num_packets - packet_index;
@@ -289,6 +292,7 @@ void Requester::complete_acknowledged(QueuePair& qp)
 
 // Completes the requests that are done, from the oldest on.
 // [IBTA 9.5-2]
+// [virtio-rdma REQ-6] [virtio-rdma REQ-8]
 void Requester::complete_done(QueuePair& qp)
 {
     RequesterState& req = qp.req;
@@ -528,6 +532,7 @@ void Requester::handle_data_response(QueuePair& qp, const Packet& packet)
         enter_error(_ctx, qp, IBV_WC_LOC_PROT_ERR);
         return;
     }
+    // [virtio-rdma REQ-9]
     req.window.answered(*wqe);
     req.congestion.acknowledged(1);
     complete_acknowledged(qp);

@@ -54,6 +54,7 @@ ibv_wc_status check_request(const QueuePair& qp, const SendWqe& wqe)
 bool Requester::accept(QueuePair& qp)
 {
     RequesterState& req = qp.req;
+    // [virtio-rdma QUE-7] [virtio-rdma REQ-5]
     // A QP that is refused one has others, whose completion leads here again.
     if (qp.state != IBV_QPS_RTS || req.window.size() >= max_accepted ||
         (req.window.size() >= least_accepted && _ctx.accepted >= max_accepted_of_all)) {
@@ -79,6 +80,7 @@ bool Requester::accept(QueuePair& qp)
     wqe.signaled = qp.init.sq_sig_all || (wr.send_flags & IBV_SEND_SIGNALED);
     wqe.immediate = wr.imm_data;
     wqe.sges.assign(_scratch.sge.begin(), _scratch.sge.begin() + wr.num_sge);
+    // [virtio-rdma REQ-11]
     wqe.inline_data.assign(_scratch.inline_data.begin(),
                            _scratch.inline_data.begin() + _scratch.inline_length);
     wqe.length = _scratch.inline_length;

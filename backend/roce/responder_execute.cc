@@ -79,6 +79,7 @@ bool Responder::need_recv(QueuePair& qp, const Packet& packet, bool for_data)
         return false;
     }
     if (resp.recv.malformed != IBV_WC_SUCCESS) {
+        // [virtio-rdma QUE-25]
         refuse(qp, {aeth_nak_remote_operational, resp.recv.malformed, IBV_EVENT_QP_REQ_ERR});
         return false;
     }
@@ -115,6 +116,7 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
         return;
     }
     // [IBTA 9.4.1-2]
+    // [virtio-rdma REQ-17] [virtio-rdma REQ-19]
     if (has_invalidate(op) && !_ctx.regions.invalidate(packet.rkey, qp.init.pd, true)) {
         refuse(qp, {aeth_nak_remote_access, IBV_WC_MW_BIND_ERR, IBV_EVENT_QP_ACCESS_ERR});
         return;
@@ -125,6 +127,7 @@ void Responder::execute_send(QueuePair& qp, const Packet& packet)
     accepted(qp, packet, 1, done);
     if (done) {
         // [IBTA 9.5-5]
+        // [virtio-rdma REQ-9]
         finish_receive(qp, packet, IBV_WC_RECV, resp.received);
     }
 }
@@ -284,6 +287,7 @@ void Responder::finish_receive(QueuePair& qp, const Packet& packet, ibv_wc_opcod
     completion.wc.byte_len = static_cast<uint32_t>(byte_len);
     completion.wc.src_qp = qp.attr.dest_qp_num;
     // [IBTA 9.2-2]
+    // [virtio-rdma REQ-13]
     completion.solicited = packet.solicited;
     completion.network = packet.network;
     if (has_immediate(op)) {
@@ -322,6 +326,7 @@ void Responder::refuse(QueuePair& qp, const Refusal& refusal)
         _ctx.client->async_event(refusal.event, qp.id);
     }
     // [IBTA 9.9.3-1] [IBTA 9.7.5.1.3-3]
+    // [virtio-rdma REQ-14]
     enter_error(_ctx, qp, IBV_WC_WR_FLUSH_ERR, Owed::is_sent);
     if (qp.is_reliable()) {
         qp.resp.window.owe_nak(refusal.syndrome);

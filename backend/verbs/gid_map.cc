@@ -31,6 +31,7 @@ bool GidMap::add_to_host(Entry& entry)
     return has_it;
 }
 
+// [virtio-rdma SEC-9]
 int GidMap::add(uint32_t index, const ibv_gid& gid, uint32_t type)
 {
     if (index >= _entries.size() || type < 1 || type > 2) {

@@ -23,6 +23,7 @@ Status wrong(std::string what)
     return std::unexpected(std::move(what));
 }
 
+// [virtio-rdma MIG-6]
 // Every property must be the same on both sides.
 Status check_config(const StatefulDevice& parts, const Section& section)
 {

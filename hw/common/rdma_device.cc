@@ -180,6 +180,7 @@ bool load(RdmaDevice* device, std::span<const uint8_t> state, bool with_state, c
     } catch (const std::exception& e) {
         message = e.what(); // no memory for what the state asks for
     }
+    // [virtio-rdma MIG-5]
     if (with_state && !device->busy) {
         rdma_device_reset(device);
     }

@@ -56,6 +56,7 @@ uint32_t max_mr_pages(const VirtioRdmaConfig& config)
         std::min(config.max_mr_size / page_size + 1, max_pages_registered));
 }
 
+// [virtio-rdma DEV-12]
 std::expected<void, std::string> check_config(const VirtioRdmaConfig& config)
 {
     const PropertyRange ranges[] = {

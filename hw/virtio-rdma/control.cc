@@ -88,6 +88,7 @@ std::optional<size_t> VirtioRdmaDevice::execute(uint64_t tag, std::span<const ui
 {
     ++_stats.commands;
     Command command{request, tag, {}, {}, reply.size()};
+    // [virtio-rdma CTL-6]
     if (reply.size() < sizeof(virtio_rdma_reply)) {
         return 0; // CTL-6
     }
@@ -118,6 +119,7 @@ std::optional<size_t> VirtioRdmaDevice::execute(uint64_t tag, std::span<const ui
             status = *result;
         }
     }
+    // [virtio-rdma CTL-6]
     if (status != VIRTIO_RDMA_OK) {
         guest_error(_stats.guest_command_errors, "command {} failed with status {}",
                     command.header.command, static_cast<unsigned>(status));
@@ -146,6 +148,7 @@ int64_t VirtioRdmaDevice::command(uint64_t tag, std::span<const uint8_t> request
 
 // Whether the command is about a queue pair whose MODIFY_QP waits: it is behind that one then.
 // One that ends the wait does so here.
+// [virtio-rdma CTL-20]
 bool VirtioRdmaDevice::must_wait(const CommandEntry& entry, const Command& command)
 {
     bool is_of_qp = entry.number == VIRTIO_RDMA_MODIFY_QP ||
@@ -344,6 +347,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::destroy_context(Comman
     if (context->users > 0) {
         return VIRTIO_RDMA_ERR_BUSY;
     }
+    // [virtio-rdma CTL-11]
     _contexts.erase(number);
     return VIRTIO_RDMA_OK;
 }

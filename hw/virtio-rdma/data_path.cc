@@ -35,6 +35,7 @@ WorkQueue::Taken take(WorkQueue& queue, GuestMemory& memory, const EntryLimits& 
 
 } // namespace
 
+// [virtio-rdma QUE-8] [virtio-rdma DEV-22]
 // QUE-8: nothing is taken from the SRQ any more, of which the guest is told once.
 void VirtioRdmaDevice::report_failure(Srq& srq)
 {

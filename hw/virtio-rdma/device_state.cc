@@ -23,6 +23,7 @@ migration::Status wrong(std::string what)
     return std::unexpected(std::move(what));
 }
 
+// [virtio-rdma MIG-5]
 // Whether the array has the pages that its entries take, and no more: memory is in proportion to
 // what the guest could have created.
 bool is_array_ok(const EntryArray& array, uint32_t least_size, uint32_t max_entries)
@@ -66,6 +67,7 @@ void VirtioRdmaDevice::save(migration::StreamWriter& stream)
             device.completion_events.push_back(events[i]);
         }
     }
+    // [virtio-rdma MIG-1]
     for (const auto& [qp, waiting] : _waiting) {
         device.waiting.push_back({qp, waiting});
     }
@@ -279,6 +281,7 @@ bool VirtioRdmaDevice::take_loaded_events()
     return true;
 }
 
+// [virtio-rdma MIG-5]
 migration::Status VirtioRdmaDevice::finish_load()
 {
     if (_pds.size() != _backend.count(ObjectKind::pd) ||

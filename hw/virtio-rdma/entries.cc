@@ -72,6 +72,7 @@ bool find_operation(uint8_t opcode, const EntryLimits& limits, Operation& out)
     case VIRTIO_RDMA_OP_FETCH_ADD:
         out = {IBV_WR_ATOMIC_FETCH_AND_ADD, sizeof(virtio_rdma_sq_atomic), false, Extra::none};
         return has_atomics;
+    // [virtio-rdma QUE-23]
     case VIRTIO_RDMA_OP_LOCAL_INV:
         out = {IBV_WR_LOCAL_INV, sizeof(virtio_rdma_sq_entry), false, Extra::key};
         return has_registration && limits.privileged;
@@ -113,6 +114,7 @@ bool decode_registration(const GuestMemory& memory, const virtio_rdma_sq_registr
     registration.length = in.length;
     registration.key = in.key;
     registration.num_pages = num_pages;
+    // [virtio-rdma QUE-24]
     if (!memory.read(in.pages, std::as_writable_bytes(pages)) ||
         std::ranges::any_of(pages, [](uint64_t page) { return page % page_size != 0; })) {
         out.malformed = IBV_WC_MW_BIND_ERR; // 11.6.2
@@ -217,6 +219,7 @@ bool read_send_entry(const GuestMemory& memory, uint64_t address, const EntryLim
 {
     Fields fields;
     static_assert(sizeof(fields) <= 64); // the smallest entry
+    // [virtio-rdma QUE-6]
     if (!memory.read(address, std::as_writable_bytes(std::span(&fields, 1)))) {
         return false;
     }
@@ -230,6 +233,7 @@ bool read_send_entry(const GuestMemory& memory, uint64_t address, const EntryLim
     }
     out.malformed = IBV_WC_LOC_QP_OP_ERR;
     Operation operation;
+    // [virtio-rdma QUE-22]
     if (!find_operation(entry.opcode, limits, operation) || (entry.flags & ~all_send_flags) != 0 ||
         (operation.extra == Operation::Extra::none && entry.key != 0)) {
         return true;
@@ -237,6 +241,7 @@ bool read_send_entry(const GuestMemory& memory, uint64_t address, const EntryLim
     bool is_inline = (entry.flags & VIRTIO_RDMA_SEND_INLINE) != 0;
     size_t bytes = is_inline ? entry.count : entry.count * sizeof(virtio_rdma_sge);
     uint32_t most = is_inline ? limits.max_inline : limits.max_sges;
+    // [virtio-rdma QUE-22]
     if ((is_inline && !operation.may_be_inline) || entry.count > most ||
         operation.fields + bytes > limits.entry_size) {
         return true;
@@ -278,12 +283,14 @@ bool read_receive_entry(const GuestMemory& memory, uint64_t address, const Entry
                         RecvRequest& out)
 {
     virtio_rdma_rq_entry entry;
+    // [virtio-rdma QUE-6]
     if (!memory.read_object(address, entry)) {
         return false;
     }
     out.wr_id = entry.wr_id;
     out.num_sge = 0;
     out.malformed = IBV_WC_LOC_QP_OP_ERR;
+    // [virtio-rdma QUE-25]
     if (entry.count > std::min(limits.max_sges, receive_sges(limits.entry_size)) ||
         std::ranges::any_of(entry.reserved, [](uint16_t word) { return word != 0; })) {
         return true;
@@ -370,6 +377,7 @@ bool has_length(ibv_wc_opcode opcode)
 virtio_rdma_cq_entry encode_completion(const Completion& completion)
 {
     const ibv_wc& wc = completion.wc;
+    // [virtio-rdma QUE-26]
     virtio_rdma_cq_entry entry{};
     entry.wr_id = wc.wr_id;
     entry.qpn = wc.qp_num;

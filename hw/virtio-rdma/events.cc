@@ -74,6 +74,7 @@ void VirtioRdmaDevice::async_event(ibv_event_type type, uint32_t id)
 void VirtioRdmaDevice::add_event(virtio_rdma_event_type type, uint32_t number, uint32_t& pending)
 {
     ++_stats.async_events;
+    // [virtio-rdma EVT-3] [virtio-rdma SEC-5]
     if (pending & bit_of(type)) {
         return;
     }
@@ -86,6 +87,7 @@ void VirtioRdmaDevice::add_event(virtio_rdma_event_type type, uint32_t number, u
 
 void VirtioRdmaDevice::add_completion_event(uint32_t id, Cq& cq)
 {
+    // [virtio-rdma EVT-8]
     if (cq.event_pending) {
         return;
     }
@@ -97,6 +99,7 @@ void VirtioRdmaDevice::add_completion_event(uint32_t id, Cq& cq)
     }
 }
 
+// [virtio-rdma EVT-4]
 void VirtioRdmaDevice::forget_events(uint32_t types, uint32_t number)
 {
     for (uint32_t type = 0; types != 0; ++type, types >>= 1) {

@@ -82,11 +82,14 @@ public:
         uint32_t posted = 0;
         bool valid = look(memory, posted);
         if (valid && posted == 0) {
+            // [virtio-rdma QUE-5]
             valid = want_doorbell(memory) && look(memory, posted);
         }
+        // [virtio-rdma QUE-10]
         if (valid && posted == 0) {
             return Taken::nothing;
         }
+        // [virtio-rdma QUE-6] [virtio-rdma QUE-8]
         if (!valid || !read(_array.address_of(_consumer)) ||
             !memory.store_release(_state + offsetof(virtio_rdma_queue_state, consumer),
                                   _consumer + 1)) {
@@ -141,6 +144,7 @@ private:
 
     uint64_t _state = 0;
     EntryArray _array;
+    // [virtio-rdma QUE-11]
     uint32_t _consumer = 0;
     bool _failed = false;
 };
@@ -172,6 +176,7 @@ public:
             return false;
         }
         entry.phase = phase_of(_producer);
+        // [virtio-rdma QUE-17]
         // The last word goes last (QUE-17).
         constexpr size_t last = sizeof(entry) - sizeof(uint32_t);
         uint64_t address = _array.address_of(_producer);
@@ -189,6 +194,7 @@ public:
 
     // After entries have been written: whether the driver wants an event (QUE-19, QUE-20).
     // solicited: one of them is such a completion.
+    // [virtio-rdma QUE-19] [virtio-rdma QUE-20]
     Event look_at_arm(GuestMemory& memory, bool solicited)
     {
         std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -225,6 +231,7 @@ private:
     uint64_t _state = 0;
     EntryArray _array;
     uint32_t _producer = 0;
+    // [virtio-rdma QUE-11]
     uint32_t _notified = 0; // the word that the last event was for
     bool _failed = false;
 };

@@ -107,6 +107,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::destroy_cq(Command& co
         const Cq& cq = *_cqs.find(*id);
         _num_pages -= cq.num_pages();
         forget_events(cq.pending_events, cq.number);
+        // [virtio-rdma CTL-16] [virtio-rdma EVT-4]
         if (cq.event_pending) {
             _completion_events[cq.vector].remove(*id);
         }
@@ -195,6 +196,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::destroy_srq(Command& c
         const Srq& srq = *_srqs.find(*id);
         _num_pages -= srq.num_pages();
         use_context(srq.context, -1);
+        // [virtio-rdma EVT-4]
         forget_events(srq.pending_events, srq.number);
         _srqs.erase(*id);
     }
@@ -233,6 +235,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::create_qp(Command& com
         return VIRTIO_RDMA_ERR_INVALID;
     }
     auto pd = _pds.id_of(command.header.object);
+    // [virtio-rdma CTL-18]
     auto send_cq = _cqs.id_of(fields.send_cq);
     auto recv_cq = _cqs.id_of(fields.recv_cq);
     auto srq = has_rq ? std::optional<uint32_t>(0) : _srqs.id_of(fields.srq);
@@ -289,6 +292,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::create_qp(Command& com
     return VIRTIO_RDMA_OK;
 }
 
+// [virtio-rdma REQ-3]
 // Whether the queue pair has the transition, as far as the attributes' values are right.
 VirtioRdmaDevice::Status VirtioRdmaDevice::check_transition(const Qp& qp,
                                                             const ibv_qp_attr& present,
@@ -372,6 +376,7 @@ void VirtioRdmaDevice::has_been_modified(uint32_t id, const Modification& modifi
 {
     Qp& qp = *_qps.find(id);
     if (modification.to_reset) {
+        // [virtio-rdma REQ-4]
         // REQ-4
         qp.sq.reset(_memory);
         if (qp.rq.array().entries() > 0) {
@@ -382,6 +387,7 @@ void VirtioRdmaDevice::has_been_modified(uint32_t id, const Modification& modifi
     }
     qp.has_mtu |= modification.sets_mtu;
     if (modification.has_state) {
+        // [virtio-rdma QUE-5]
         // QUE-5: entries of the queues may be taken now that no doorbell has told of.
         _backend.send_doorbell(id);
         _backend.recv_doorbell(id);
@@ -418,6 +424,7 @@ std::optional<VirtioRdmaDevice::Status> VirtioRdmaDevice::destroy_qp(Command& co
         const Qp& qp = *_qps.find(*id);
         _num_pages -= qp.num_pages();
         use_context(qp.context, -1);
+        // [virtio-rdma CTL-22] [virtio-rdma EVT-4]
         forget_events(qp.pending_events, qp.qpn);
         _qp_ids.erase(qp.qpn);
         _qps.erase(*id);

@@ -48,6 +48,7 @@ void VirtioRdmaDevice::drop_objects()
     _replies.clear();
 }
 
+// [virtio-rdma DEV-19]
 void VirtioRdmaDevice::reset()
 {
     drop_objects();
@@ -73,6 +74,7 @@ void VirtioRdmaDevice::fail()
     }
 }
 
+// [virtio-rdma DEV-4]
 uint64_t VirtioRdmaDevice::offered_features() const
 {
     Features features = _backend.features();
@@ -101,6 +103,7 @@ ObjectCounts VirtioRdmaDevice::object_counts() const
 
 void VirtioRdmaDevice::bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size)
 {
+    // [virtio-rdma DEV-14]
     if (bar != VIRTIO_RDMA_DOORBELLS || size != doorbell_size ||
         offset % VIRTIO_RDMA_PAGE_SIZE != 0 || offset / VIRTIO_RDMA_PAGE_SIZE >= _config.max_contexts) {
         guest_error(_stats.guest_register_errors, "write of {} bytes at {:#x} of region {}", size,
@@ -113,6 +116,7 @@ void VirtioRdmaDevice::bar_write(unsigned bar, uint64_t offset, uint32_t value, 
 void VirtioRdmaDevice::doorbell(uint32_t context, uint32_t value)
 {
     uint32_t number = value & doorbell_number_mask;
+    // [virtio-rdma CTL-11] [virtio-rdma DEV-14] [virtio-rdma QUE-9] [virtio-rdma SEC-3]
     if (is_context(context) && (value & doorbell_reserved) == 0) {
         if (value >> doorbell_kind_shift == VIRTIO_RDMA_DOORBELL_SRQ) {
             auto id = _srqs.id_of(number);
@@ -137,6 +141,7 @@ void VirtioRdmaDevice::doorbell(uint32_t context, uint32_t value)
                 value, context);
 }
 
+// [virtio-rdma MIG-2]
 // MIG-2: each queue may have entries that no doorbell has told of.
 void VirtioRdmaDevice::start()
 {

@@ -49,6 +49,7 @@ uint32_t max_mr_pages(const VirtioRdmaConfig& config);
 
 // Objects that the guest knows by numbers which are given in turn (CTL-9), and the backend by
 // its ids.
+// [virtio-rdma CTL-9]
 template <typename Object>
 class NumberedTable {
 public:
@@ -121,6 +122,7 @@ public:
 
     void reset() override;
     void fail() override;
+    // [virtio-rdma DEV-15]
     uint32_t bar_read(unsigned, uint64_t, unsigned) override { return 0; }
     void bar_write(unsigned bar, uint64_t offset, uint32_t value, unsigned size) override;
     int64_t command(uint64_t tag, std::span<const uint8_t> request,
@@ -282,6 +284,7 @@ private:
     // Of a backend's error, where the device has found none.
     static Status status_of(int error);
     bool are_memory(std::span<const uint64_t> pages) const;
+    // [virtio-rdma SEC-7]
     bool has_room_for(uint64_t pages) const { return pages <= max_pages_registered - _num_pages; }
 
     // queue_commands.cc

@@ -22,7 +22,7 @@ import sys
 import textwrap
 import tomllib
 
-CODE = ("core", "migration", "backend", "hw")
+CODE = ("core", "migration", "backend", "hw", "guest-driver")
 TESTS = ("tests",)
 SUFFIXES = {".h", ".cc", ".c", ".py"}
 IBTA_RULES = "docs/conformance/ibta-chapter-9.toml"

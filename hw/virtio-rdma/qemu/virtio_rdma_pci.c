@@ -31,11 +31,13 @@ static void virtio_rdma_pci_realize(VirtIOPCIProxy *proxy, Error **errp)
         /* Each queue, and the configuration. */
         proxy->nvectors = VIRTIO_RDMA_VQ_COMPLETION + s->config.vectors + 1;
     }
+    /* [virtio-rdma DEV-3] */
     virtio_pci_force_virtio_1(proxy);
     proxy->modern_io_bar_idx = VIRTIO_RDMA_PCI_PIO_BAR;
     if (!qdev_realize(DEVICE(s), BUS(&proxy->bus), errp)) {
         return;
     }
+    /* [virtio-rdma DEV-16] */
     pci_register_bar(&proxy->pci_dev, VIRTIO_RDMA_PCI_DOORBELL_BAR,
                      PCI_BASE_ADDRESS_SPACE_MEMORY |
                      PCI_BASE_ADDRESS_MEM_TYPE_64 |

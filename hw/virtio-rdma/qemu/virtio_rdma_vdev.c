@@ -49,6 +49,7 @@ static void virtio_rdma_set_queue_sizes(VirtioRdma *s)
 /* Whether buffers may be used: the driver is ready, the device realized, the VM runs. */
 static bool virtio_rdma_is_live(VirtioRdma *s)
 {
+    /* [virtio-rdma MIG-1] */
     return s->core.device && VIRTIO_DEVICE(s)->vm_running;
 }
 
@@ -85,6 +86,7 @@ static void virtio_rdma_serve(VirtioRdma *s, unsigned index, VirtioRdmaServe *se
 static void virtio_rdma_answer(VirtQueue *vq, VirtioRdmaCommand *command, const uint8_t *reply,
                                size_t size)
 {
+    /* [virtio-rdma CTL-7] */
     size = iov_from_buf(command->elem.in_sg, command->elem.in_num, 0, reply, size);
     virtqueue_push(vq, &command->elem, size);
     g_free(command);
@@ -119,6 +121,7 @@ static void virtio_rdma_serve_control(VirtioRdma *s, VirtQueue *vq)
     VirtioRdmaCommand *command;
     bool answered = false;
 
+    /* [virtio-rdma CTL-4] */
     while (s->core.device && (command = virtqueue_pop(vq, sizeof(*command)))) {
         answered |= virtio_rdma_carry_out(s, vq, command);
     }
@@ -168,6 +171,7 @@ static void virtio_rdma_forget_commands(VirtioRdma *s)
 /* Events */
 
 /* The driver is not asked for notifications as long as it has buffers in the queue. */
+/* [virtio-rdma EVT-6] */
 static void virtio_rdma_ask_for_buffers(VirtQueue *vq, bool ask)
 {
     if (virtio_queue_get_notification(vq) != ask) {
@@ -201,6 +205,7 @@ static void virtio_rdma_serve_events(VirtioRdma *s, VirtQueue *vq)
     while (s->core.device && (elem = virtio_rdma_pop_buffer(vq))) {
         size_t size = 0;
 
+        /* [virtio-rdma EVT-5] [virtio-rdma EVT-9] */
         if (iov_size(elem->in_sg, elem->in_num) >= least) {
             size = rdma_device_take_event(s->core.device, index, event);
             if (!s->core.device) {
@@ -266,6 +271,7 @@ static void virtio_rdma_set_intx(RdmaCore *core, bool level)
 
 static void virtio_rdma_link_changed(RdmaCore *core)
 {
+    /* [virtio-rdma DEV-10] */
     virtio_notify_config(VIRTIO_DEVICE(container_of(core, VirtioRdma, core)));
 }
 
@@ -360,7 +366,9 @@ static const RdmaCoreOps virtio_rdma_core_ops = {
 /* What a device of this kind always offers, and what it never does. */
 static void virtio_rdma_fix_features(VirtIODevice *vdev)
 {
+    /* [virtio-rdma DEV-3] */
     virtio_add_feature(&vdev->host_features, VIRTIO_F_IOMMU_PLATFORM);
+    /* [virtio-rdma DEV-5] */
     virtio_clear_feature(&vdev->host_features, VIRTIO_F_IN_ORDER);
     virtio_clear_feature(&vdev->host_features, VIRTIO_F_NOTIFICATION_DATA);
 }
@@ -378,6 +386,7 @@ static void virtio_rdma_get_config(VirtIODevice *vdev, uint8_t *bytes)
         .num_completion_queues = cpu_to_le32(s->config.vectors),
     };
 
+    /* [virtio-rdma DEV-11] */
     memcpy(config.mac, s->core.nic.mac, sizeof(config.mac));
     memcpy(bytes, &config, sizeof(config));
 }
@@ -403,6 +412,7 @@ static void virtio_rdma_reset(VirtIODevice *vdev)
     rdma_device_reset(s->core.device);
 }
 
+/* [virtio-rdma DEV-20] */
 static void virtio_rdma_queue_reset(VirtIODevice *vdev, uint32_t index)
 {
     VirtioRdma *s = VIRTIO_RDMA(vdev);
@@ -469,6 +479,7 @@ static void virtio_rdma_set_status(VirtIODevice *vdev, uint8_t status)
 
 /* Doorbells */
 
+/* [virtio-rdma DEV-15] */
 static uint64_t virtio_rdma_doorbell_read(void *opaque, hwaddr addr, unsigned size)
 {
     return 0;
