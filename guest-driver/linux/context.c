@@ -32,6 +32,7 @@ int vrdma_alloc_ucontext(struct ib_ucontext *ibucontext, struct ib_udata *udata)
 		return ret;
 	context->index = ret;
 	context->number = context->index * VRDMA_DOORBELLS_A_PAGE;
+	/* [virtio-rdma SEC-2] */
 	ret = vrdma_command(dev, VIRTIO_RDMA_CREATE_CONTEXT, context->number);
 	if (ret)
 		goto err_index;
@@ -73,6 +74,7 @@ void vrdma_dealloc_ucontext(struct ib_ucontext *ibucontext)
 }
 
 /* The doorbell page is all that a process maps. */
+/* [virtio-rdma SEC-1] */
 int vrdma_mmap(struct ib_ucontext *ibucontext, struct vm_area_struct *vma)
 {
 	struct vrdma_ucontext *context = to_vucontext(ibucontext);

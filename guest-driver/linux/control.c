@@ -159,6 +159,7 @@ void vrdma_control_done(struct virtqueue *vq)
 		virtqueue_disable_cb(vq);
 		while ((cmd = virtqueue_get_buf(vq, &used))) {
 			cmd->used = used;
+			/* [virtio-rdma CTL-3] */
 			vrdma_cmd_end(cmd, 0);
 			vrdma_cmd_put(cmd);
 		}
@@ -346,6 +347,7 @@ int vrdma_exec(struct vrdma_dev *dev, const void *request, size_t request_size,
 		ret = -EIO;
 		goto out;
 	}
+	/* [virtio-rdma CTL-2] */
 	ret = vrdma_status(le32_to_cpu(header->status));
 	if (!ret && cmd->used < reply_size)
 		ret = -EIO;
@@ -359,6 +361,7 @@ out:
 /* vrdma_command - a command that is its header alone, as its reply is */
 int vrdma_command(struct vrdma_dev *dev, u32 command, u32 object)
 {
+	/* [virtio-rdma CTL-1] */
 	const struct virtio_rdma_request request = {
 		.command = cpu_to_le32(command),
 		.object = cpu_to_le32(object),

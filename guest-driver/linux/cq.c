@@ -28,6 +28,7 @@ static int vrdma_kernel_cq(struct vrdma_dev *dev, struct vrdma_cq *cq,
 	ret = vrdma_ring_alloc(dev, &cq->ring, cq->entries, size);
 	if (ret)
 		return ret;
+	/* [virtio-rdma CTL-15] */
 	cq->state = dma_pool_zalloc(dev->states, GFP_KERNEL, &cq->state_dma);
 	*pages = vrdma_pages_alloc(dev, vrdma_ring_pages(cq->entries, size));
 	if (!cq->state || !*pages) {
@@ -126,6 +127,7 @@ err_memory:
 	return ret;
 }
 
+/* [virtio-rdma CTL-15] */
 int vrdma_destroy_cq(struct ib_cq *ibcq, struct ib_udata *udata)
 {
 	struct vrdma_dev *dev = to_vdev(ibcq->device);

@@ -7,6 +7,7 @@
 
 #include "virtio_rdma.h"
 
+/* [virtio-rdma DEV-18] */
 /* Buffers that each queue has at most (DEV-18). */
 #define VRDMA_MAX_SLOTS 64
 
@@ -96,6 +97,7 @@ void vrdma_events_free(struct vrdma_dev *dev)
  * The object of a number, held, or NULL: it may have been destroyed (EVT-1).
  * ref: where its struct vrdma_ref is, bytes.
  */
+/* [virtio-rdma EVT-1] [virtio-rdma EVT-7] */
 static void *vrdma_find(struct xarray *objects, u32 number, size_t ref)
 {
 	unsigned long flags;

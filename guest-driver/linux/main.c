@@ -90,6 +90,7 @@ static int vrdma_find_queues(struct vrdma_dev *dev)
 			num_completion_queues, &available);
 	if (!available || available > VIRTIO_RDMA_MAX_COMPLETION_QUEUES)
 		return -EINVAL;
+	/* [virtio-rdma DEV-17] */
 	n = min_t(unsigned int, available, num_online_cpus());
 	info[VIRTIO_RDMA_VQ_CONTROL].name = "control";
 	info[VIRTIO_RDMA_VQ_CONTROL].callback = vrdma_control_done;
@@ -174,6 +175,7 @@ enum ib_port_state vrdma_port_state(struct vrdma_dev *dev)
 {
 	u16 status;
 
+	/* [virtio-rdma DEV-8] */
 	virtio_cread_le(dev->vdev, struct virtio_rdma_config, status, &status);
 	if (status & VIRTIO_RDMA_S_LINK_UP && dev->netdev &&
 	    netif_running(dev->netdev) && netif_carrier_ok(dev->netdev))
@@ -232,6 +234,7 @@ static int vrdma_register(struct vrdma_dev *dev)
 	return 0;
 }
 
+/* [virtio-rdma DEV-1] */
 static int vrdma_validate(struct virtio_device *vdev)
 {
 	if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1) ||
@@ -272,6 +275,7 @@ static int vrdma_probe(struct virtio_device *vdev)
 	ret = register_netdevice_notifier(&dev->netdev_nb);
 	if (ret)
 		goto err_free;
+	/* [virtio-rdma DEV-9] */
 	if (!dev->netdev) {
 		dev_dbg(&vdev->dev, "no network device %pM yet\n", dev->mac);
 		ret = -EPROBE_DEFER;

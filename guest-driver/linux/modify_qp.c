@@ -137,7 +137,7 @@ static int vrdma_check_attr(struct vrdma_qp *qp, const struct ib_qp_attr *attr,
 	     !(rdma_ah_get_ah_flags(&attr->ah_attr) & IB_AH_GRH)))
 		return -EINVAL;
 #if !VRDMA_CORE_CHECKS_QKEY
-	/* SEC-4 */
+	/* [virtio-rdma SEC-4] */
 	if (qp->user && mask & IB_QP_QKEY && attr->qkey & IB_QP_SET_QKEY &&
 	    !capable(CAP_NET_RAW))
 		return -EPERM;
@@ -145,6 +145,7 @@ static int vrdma_check_attr(struct vrdma_qp *qp, const struct ib_qp_attr *attr,
 	return 0;
 }
 
+/* [virtio-rdma REQ-2] */
 static void vrdma_rewind(struct vrdma_wq *wq)
 {
 	unsigned long flags;

@@ -64,6 +64,7 @@ struct ib_mr *vrdma_get_dma_mr(struct ib_pd *ibpd, int access)
 	struct vrdma_mr *mr;
 	int ret;
 
+	/* [virtio-rdma SEC-2] */
 	/* A key that gives peers all memory is not to be had (SEC-2). */
 	if (access & ~(IB_ACCESS_LOCAL_WRITE | IB_ACCESS_OPTIONAL))
 		return ERR_PTR(-EOPNOTSUPP);
@@ -218,6 +219,7 @@ int vrdma_dereg_mr(struct ib_mr *ibmr, struct ib_udata *udata)
 	struct vrdma_mr *mr = to_vmr(ibmr);
 	int ret;
 
+	/* [virtio-rdma CTL-12] */
 	ret = vrdma_destroy(dev, VIRTIO_RDMA_DESTROY_MR, mr->mrn);
 	if (ret)
 		return ret;

@@ -46,6 +46,7 @@ static const struct virtio_rdma_cq_entry *vrdma_next(struct vrdma_dev *dev,
 		vrdma_entry(&cq->ring, cq->consumer);
 	u8 phase = !(cq->consumer & cq->entries);
 
+	/* [virtio-rdma QUE-13] */
 	if (READ_ONCE(entry->phase) != phase)
 		return NULL;
 	virtio_rmb(dev->weak_barriers);
@@ -113,6 +114,7 @@ int vrdma_poll_cq(struct ib_cq *ibcq, int num_entries, struct ib_wc *wc)
 	spin_lock_irqsave(&cq->lock, flags);
 	old = cq->consumer;
 	while (n < num_entries && (entry = vrdma_next(dev, cq))) {
+		/* [virtio-rdma CTL-21] */
 		/* Those of a QP that has been destroyed are dropped (CTL-21). */
 		qp = xa_load(&dev->qps, le32_to_cpu(entry->qpn));
 		if (qp)
@@ -120,6 +122,7 @@ int vrdma_poll_cq(struct ib_cq *ibcq, int num_entries, struct ib_wc *wc)
 		cq->consumer++;
 	}
 	if (cq->consumer != old)
+		/* [virtio-rdma QUE-16] */
 		vrdma_publish(dev, &cq->state->consumer, cq->consumer);
 	spin_unlock_irqrestore(&cq->lock, flags);
 	return n;
@@ -131,6 +134,7 @@ static void vrdma_arm(struct vrdma_cq *cq, u32 kind)
 	u32 notified = le32_to_cpu(READ_ONCE(cq->state->notified));
 	u32 armed = cq->arm & 3;
 
+	/* [virtio-rdma QUE-15] */
 	if (cq->arm != notified &&
 	    (armed == VIRTIO_RDMA_ARM_NEXT || armed == kind))
 		return;
@@ -148,6 +152,7 @@ int vrdma_req_notify_cq(struct ib_cq *ibcq, enum ib_cq_notify_flags flags)
 	spin_lock_irqsave(&cq->lock, irq_flags);
 	vrdma_arm(cq, (flags & IB_CQ_SOLICITED_MASK) == IB_CQ_SOLICITED ?
 			      VIRTIO_RDMA_ARM_SOLICITED : VIRTIO_RDMA_ARM_NEXT);
+	/* [virtio-rdma QUE-14] */
 	virtio_mb(dev->weak_barriers);
 	if (flags & IB_CQ_REPORT_MISSED_EVENTS)
 		ret = vrdma_next(dev, cq) ? 1 : 0;

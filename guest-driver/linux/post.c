@@ -8,6 +8,7 @@
 #include "virtio_rdma.h"
 
 /* Whether there is a slot for the next entry (QUE-1). */
+/* [virtio-rdma QUE-1] */
 static bool vrdma_wq_full(struct vrdma_dev *dev, struct vrdma_wq *wq)
 {
 	return wq->producer - vrdma_acquire(dev, &wq->state->consumer) >=
@@ -23,9 +24,12 @@ static void vrdma_wq_publish(struct vrdma_dev *dev, struct vrdma_wq *wq,
 
 	if (new == old)
 		return;
+	/* [virtio-rdma QUE-2] */
 	vrdma_publish(dev, &wq->state->producer, new);
+	/* [virtio-rdma QUE-3] */
 	virtio_mb(dev->weak_barriers);
 	wanted = le32_to_cpu(READ_ONCE(wq->state->doorbell));
+	/* [virtio-rdma QUE-4] [virtio-rdma DEV-13] */
 	if ((u32)(new - 1 - wanted) < (u32)(new - old))
 		writel(VIRTIO_RDMA_DOORBELL(kind, number), dev->doorbell);
 }
@@ -245,6 +249,7 @@ int vrdma_post_send(struct ib_qp *ibqp, const struct ib_send_wr *wr,
 
 	spin_lock_irqsave(&wq->lock, flags);
 	old = wq->producer;
+	/* [virtio-rdma REQ-1] */
 	if (qp->state == IB_QPS_RESET || qp->state == IB_QPS_INIT ||
 	    qp->state == IB_QPS_RTR) {
 		ret = -EINVAL; /* REQ-1 */
@@ -314,6 +319,7 @@ int vrdma_post_recv(struct ib_qp *ibqp, const struct ib_recv_wr *wr,
 		return -EINVAL;
 	}
 	spin_lock_irqsave(&wq->lock, flags);
+	/* [virtio-rdma REQ-1] */
 	if (qp->state == IB_QPS_RESET)
 		ret = -EINVAL; /* REQ-1 */
 	else

@@ -261,6 +261,7 @@ static void vrdma_wait_for_poll(struct ib_cq *ibcq)
 	spin_unlock_irq(&cq->lock);
 }
 
+/* [virtio-rdma CTL-15] */
 int vrdma_destroy_qp(struct ib_qp *ibqp, struct ib_udata *udata)
 {
 	struct vrdma_dev *dev = to_vdev(ibqp->device);

@@ -87,6 +87,7 @@ int vrdma_wq_alloc(struct vrdma_dev *dev, struct vrdma_wq *wq)
 	ret = vrdma_ring_alloc(dev, &wq->ring, wq->entries, wq->entry_size);
 	if (ret)
 		return ret;
+	/* [virtio-rdma CTL-15] */
 	wq->state = dma_pool_zalloc(dev->states, GFP_KERNEL, &wq->state_dma);
 	if (!wq->state) {
 		vrdma_ring_free(dev, &wq->ring);

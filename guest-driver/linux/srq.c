@@ -173,6 +173,7 @@ int vrdma_query_srq(struct ib_srq *ibsrq, struct ib_srq_attr *attr)
 	return 0;
 }
 
+/* [virtio-rdma CTL-15] */
 int vrdma_destroy_srq(struct ib_srq *ibsrq, struct ib_udata *udata)
 {
 	struct vrdma_dev *dev = to_vdev(ibsrq->device);

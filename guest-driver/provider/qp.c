@@ -136,6 +136,7 @@ static void drop_completions(const struct ibv_qp *qp)
 }
 
 /* The device has forgotten what was posted, and begins at index 0 (REQ-2, REQ-4). */
+/* [virtio-rdma REQ-2] */
 static void restart_queues(struct vrdma_qp *qp)
 {
 	pthread_spin_lock(&qp->sq_lock);
@@ -194,6 +195,7 @@ int vrdma_post_send(struct ibv_qp *ibv_qp, struct ibv_send_wr *wr, struct ibv_se
 	struct vrdma_qp *qp = to_vqp(ibv_qp);
 	int error;
 
+	/* [virtio-rdma REQ-1] */
 	if (ibv_qp->state < IBV_QPS_RTS) { /* RESET, INIT, RTR: REQ-1 */
 		*bad_wr = wr;
 		return EINVAL;
@@ -209,6 +211,7 @@ int vrdma_post_recv(struct ibv_qp *ibv_qp, struct ibv_recv_wr *wr, struct ibv_re
 	struct vrdma_qp *qp = to_vqp(ibv_qp);
 	int error;
 
+	/* [virtio-rdma REQ-1] */
 	if (ibv_qp->state == IBV_QPS_RESET || qp->rq.entries == 0) { /* REQ-1 */
 		*bad_wr = wr;
 		return EINVAL;

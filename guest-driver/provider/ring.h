@@ -62,6 +62,7 @@ static inline void vrdma_ring_restart(struct vrdma_ring *ring)
 	ring->next = 0;
 	ring->producer = 0;
 	ring->consumer = 0;
+	/* [virtio-rdma REQ-2] */
 	vrdma_publish(&ring->state->producer, 0);
 }
 
@@ -72,6 +73,7 @@ static inline void vrdma_ring_restart(struct vrdma_ring *ring)
 static inline void *vrdma_ring_slot(struct vrdma_ring *ring)
 {
 	if (ring->next - ring->consumer >= ring->entries) {
+		/* [virtio-rdma QUE-1] */
 		ring->consumer = vrdma_read_acquire(&ring->state->consumer);
 		if (ring->next - ring->consumer >= ring->entries)
 			return NULL;
@@ -87,8 +89,11 @@ static inline void vrdma_ring_submit(struct vrdma_ring *ring)
 	if (old == new_)
 		return;
 	ring->producer = new_;
+	/* [virtio-rdma QUE-2] */
 	vrdma_publish(&ring->state->producer, new_);
+	/* [virtio-rdma QUE-3] */
 	vrdma_full_barrier();
+	/* [virtio-rdma QUE-4] [virtio-rdma DEV-13] */
 	if (new_ - 1 - vrdma_read(&ring->state->doorbell) < new_ - old)
 		__atomic_store_n((volatile __le32 *)ring->doorbell_page, htole32(ring->doorbell),
 				 __ATOMIC_RELAXED);
@@ -121,6 +126,7 @@ static inline const struct virtio_rdma_cq_entry *vrdma_cq_entry(const struct vrd
 	const struct virtio_rdma_cq_entry *entry = &cq->slots[index & (cq->entries - 1)];
 	const uint8_t phase = (index & cq->entries) == 0;
 
+	/* [virtio-rdma QUE-13] */
 	return __atomic_load_n(&entry->phase, __ATOMIC_ACQUIRE) == phase ? entry : NULL;
 }
 
@@ -145,6 +151,7 @@ static inline const struct virtio_rdma_cq_entry *vrdma_cq_next(struct vrdma_cq_r
 }
 
 /* Gives the slots of all completions that were taken out back to the device (QUE-16). */
+/* [virtio-rdma QUE-16] */
 static inline void vrdma_cq_release(struct vrdma_cq_ring *cq)
 {
 	vrdma_publish(&cq->state->consumer, cq->consumer);
@@ -158,10 +165,12 @@ static inline void vrdma_cq_arm(struct vrdma_cq_ring *cq, bool solicited_only)
 	const bool suffices = armed == VIRTIO_RDMA_ARM_NEXT || armed == kind;
 
 	/* Where the event of a sufficient word is still to come, the word stays (QUE-15). */
+	/* [virtio-rdma QUE-15] */
 	if (!suffices || vrdma_read(&cq->state->notified) == cq->arm) {
 		cq->arm = (cq->arm & ~(uint32_t)3) + 4 + kind;
 		vrdma_publish(&cq->state->arm, cq->arm);
 	}
+	/* [virtio-rdma QUE-14] */
 	vrdma_full_barrier(); /* before the caller looks at the queue again (QUE-14) */
 }
 
@@ -169,6 +178,7 @@ static inline void vrdma_cq_arm(struct vrdma_cq_ring *cq, bool solicited_only)
  * A queue pair has been destroyed or reset: its completions that are in the queue are not given
  * out (CTL-21). To be called after the kernel's answer, when no more are written.
  */
+/* [virtio-rdma CTL-21] */
 static inline void vrdma_cq_drop(struct vrdma_cq_ring *cq, uint32_t qpn)
 {
 	const struct virtio_rdma_cq_entry *entry;

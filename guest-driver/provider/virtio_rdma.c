@@ -16,6 +16,7 @@ struct alloc_context_resp {
 bool vrdma_buffer_alloc(struct vrdma_buffer *buffer, size_t entries)
 {
 	buffer->length = VIRTIO_RDMA_PAGE_SIZE + entries;
+	/* [virtio-rdma CTL-15] */
 	buffer->start = mmap(NULL, buffer->length, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (buffer->start == MAP_FAILED)

@@ -18,6 +18,7 @@ static uint32_t power_of_two(uint32_t least, uint32_t size)
 	return least;
 }
 
+/* [virtio-rdma DEV-2] */
 uint32_t vrdma_send_opcodes(enum ibv_qp_type type, uint32_t features)
 {
 	uint32_t opcodes = 1u << IBV_WR_SEND | 1u << IBV_WR_SEND_WITH_IMM;

@@ -377,7 +377,6 @@ void VirtioRdmaDevice::has_been_modified(uint32_t id, const Modification& modifi
     Qp& qp = *_qps.find(id);
     if (modification.to_reset) {
         // [virtio-rdma REQ-4]
-        // REQ-4
         qp.sq.reset(_memory);
         if (qp.rq.array().entries() > 0) {
             qp.rq.reset(_memory);

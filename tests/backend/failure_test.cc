@@ -84,6 +84,7 @@ TEST_P(Failures, an_atomic_needs_the_right)
         IBV_WC_REM_ACCESS_ERR);
 }
 
+// [virtio-rdma CTL-14]
 TEST_P(Failures, a_region_that_is_gone_is_not_written)
 {
     connect_pair();
@@ -103,6 +104,7 @@ TEST_P(Failures, a_message_needs_a_key_of_its_own)
                    IBV_WC_LOC_PROT_ERR, IBV_WC_WR_FLUSH_ERR);
 }
 
+// [virtio-rdma REQ-14]
 TEST_P(Failures, a_request_that_cannot_be_decoded_fails_at_its_turn)
 {
     connect_pair();
@@ -122,6 +124,7 @@ TEST_P(Failures, a_request_that_cannot_be_decoded_fails_at_its_turn)
     expect_peer_state(IBV_QPS_RTS);
 }
 
+// [virtio-rdma QUE-25] [virtio-rdma REQ-14]
 TEST_P(Failures, a_receive_request_that_cannot_be_decoded_fails_at_its_turn)
 {
     connect_pair();
@@ -168,6 +171,7 @@ TEST_P(Failures, a_sender_gives_up_where_nothing_is_received)
     expect_peer_state(IBV_QPS_RTS);
 }
 
+// [virtio-rdma CTL-22]
 TEST_P(Failures, a_sender_gives_up_where_nobody_answers)
 {
     Connection c;
@@ -180,6 +184,7 @@ TEST_P(Failures, a_sender_gives_up_where_nobody_answers)
     EXPECT_EQ(state_of(a, qa.id), IBV_QPS_ERR);
 }
 
+// [virtio-rdma REQ-5]
 TEST_P(Failures, what_is_posted_to_a_qp_in_error_is_flushed)
 {
     connect_pair();

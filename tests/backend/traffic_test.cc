@@ -181,6 +181,7 @@ TEST_P(BackendTest, a_qp_can_signal_all)
 }
 
 // [IBTA 9.5-1] [IBTA 9.5-2] [IBTA 9.5-5]
+// [virtio-rdma REQ-8]
 TEST_P(BackendTest, many_messages_keep_their_order)
 {
     connect_pair(IBV_QPT_RC, {}, 16);

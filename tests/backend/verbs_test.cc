@@ -105,6 +105,7 @@ TEST_P(VerbsOnly, paging_is_used_where_there_is_any)
     }
 }
 
+// [virtio-rdma SEC-9]
 TEST_P(VerbsOnly, an_address_that_the_host_does_not_have_is_refused)
 {
     start();

@@ -377,6 +377,7 @@ void DeviceMachine::change_while_read(std::vector<Change> changes)
 void DeviceMachine::before_read(uint64_t gpa, uint64_t size)
 {
     if (is_quiet()) {
+        // [virtio-rdma MIG-1]
         broken("a device that is stopped has read memory");
     }
     if (_changes.empty()) {

@@ -121,6 +121,7 @@ void VirtioMachine::expect_canaries()
         const std::byte* bytes = at(ram + i * page_size, page_size);
         if (!_known.test(i) &&
             std::any_of(bytes, bytes + page_size, [](std::byte byte) { return byte != canary; })) {
+            // [virtio-rdma SEC-3]
             broken("memory that the device has not been told of was written");
         }
     }
@@ -194,6 +195,7 @@ std::optional<uint32_t> VirtioMachine::send(std::span<const uint8_t> request, si
     virtio_rdma_reply reply{};
     if ((written == 0) != (room < sizeof(reply)) || written < 0 ||
         static_cast<uint64_t>(written) > room) {
+        // [virtio-rdma CTL-6] [virtio-rdma CTL-7]
         broken("the length of a reply (CTL-6, CTL-7)");
     }
     if (written == 0) {
@@ -205,6 +207,7 @@ std::optional<uint32_t> VirtioMachine::send(std::span<const uint8_t> request, si
     }
     if (reply.status != VIRTIO_RDMA_OK) {
         if (written != sizeof(reply) || reply.object != 0) {
+            // [virtio-rdma CTL-6]
             broken("a command that failed has been answered otherwise (CTL-6)");
         }
         if (counts() != before) {
@@ -525,6 +528,7 @@ void VirtioMachine::take(unsigned queue)
         Kind kind = is_async ? kinds[event.type] : Kind::cq;
         uint32_t number = is_async ? event.object : event.type; // a CQ is all of the other one
         if (kind == Kind::none || !objects(kind).contains(number)) {
+            // [virtio-rdma EVT-4]
             broken("an event of what does not exist (EVT-4)");
         }
     }

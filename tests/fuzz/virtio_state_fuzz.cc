@@ -38,6 +38,7 @@ void run(FuzzedDataProvider& data)
         broken(refused.c_str()); // what a device saves it takes
     }
     if (!refused.empty()) {
+        // [virtio-rdma MIG-5]
         machine.expect_nothing_left(); // MIG-5
     }
     machine.on_irq = [&](unsigned queue) { machine.take(queue); };

@@ -25,6 +25,7 @@ TEST(CompletionQueue, AnEmptyPollWritesNothing)
     EXPECT_EQ(std::memcmp(&state, &cq.state, sizeof state), 0);
 }
 
+// [virtio-rdma QUE-13] [virtio-rdma QUE-16]
 TEST(CompletionQueue, CompletionsComeInOrderOverManyTurnsAndOverTheEndOfTheIndex)
 {
     for (const uint32_t entries : {1U, 2U, 16U}) {
@@ -44,6 +45,7 @@ TEST(CompletionQueue, CompletionsComeInOrderOverManyTurnsAndOverTheEndOfTheIndex
     }
 }
 
+// [virtio-rdma CTL-21] [virtio-rdma QUE-16]
 TEST(CompletionQueue, CompletionsOfAQueuePairThatIsGoneAreNotGivenOut)
 {
     ModelCompletionQueue cq(8);
@@ -89,6 +91,7 @@ TEST(Arming, EachWordIsANewOneOnceItsEventHasBeenSent)
     EXPECT_EQ(cq.state.arm, 2U << 2 | VIRTIO_RDMA_ARM_SOLICITED);
 }
 
+// [virtio-rdma QUE-15]
 TEST(Arming, ACqThatIsArmedAlreadyKeepsItsWord)
 {
     ModelCompletionQueue cq(4);

@@ -12,6 +12,7 @@
 
 namespace {
 
+// [virtio-rdma QUE-2] [virtio-rdma QUE-4]
 TEST(Doorbell, TheFirstEntryOfANewQueueRings)
 {
     ModelWorkQueue queue(8, 64);
@@ -22,6 +23,7 @@ TEST(Doorbell, TheFirstEntryOfANewQueueRings)
     EXPECT_EQ(queue.take_doorbell(), 0x1234U);
 }
 
+// [virtio-rdma QUE-4]
 TEST(Doorbell, NothingRingsWhileTheDeviceIsAtWork)
 {
     ModelWorkQueue queue(8, 64);
@@ -35,6 +37,7 @@ TEST(Doorbell, NothingRingsWhileTheDeviceIsAtWork)
     }
 }
 
+// [virtio-rdma QUE-4]
 TEST(Doorbell, AListRingsOnceWhicheverOfItsEntriesTheDeviceWaitsFor)
 {
     for (uint32_t awaited = 0; awaited < 12; ++awaited) {
@@ -59,6 +62,7 @@ TEST(Doorbell, SubmittingNothingRingsNot)
     EXPECT_EQ(queue.take_doorbell(), 0U);
 }
 
+// [virtio-rdma QUE-1]
 TEST(Doorbell, AFullQueueHasNoSlotUntilTheDeviceHasTakenAnEntry)
 {
     ModelWorkQueue queue(4, 64, 0xfffffffe);
@@ -72,6 +76,7 @@ TEST(Doorbell, AFullQueueHasNoSlotUntilTheDeviceHasTakenAnEntry)
     EXPECT_FALSE(queue.post(5));
 }
 
+// [virtio-rdma REQ-2]
 TEST(Doorbell, AResetQueueBeginsAtIndexZeroAgain)
 {
     ModelWorkQueue queue(4, 64, 77);
@@ -89,6 +94,7 @@ TEST(Doorbell, AResetQueueBeginsAtIndexZeroAgain)
 }
 
 // Whatever the order of posts and looks, over the end of the index too.
+// [virtio-rdma QUE-4]
 TEST(Doorbell, ADeviceThatWaitsGetsADoorbellAndOneThatWorksGetsNone)
 {
     for (const uint32_t first : {0U, 0xffffff00U, 0x7fffff00U}) {
@@ -120,6 +126,7 @@ TEST(Doorbell, ADeviceThatWaitsGetsADoorbellAndOneThatWorksGetsNone)
 
 // A device on another processor that knows of entries by doorbells alone once it waits: without the
 // barrier of QUE-3 it would wait for ever.
+// [virtio-rdma QUE-3]
 TEST(Doorbell, NoEntryIsMissedByADeviceOfAnotherThread)
 {
     constexpr uint32_t count = 200'000;

@@ -96,6 +96,7 @@ private:
         pair.side = &side;
         pair.sent = std::make_unique<Completions>(side.guest, 32U << below(2));
         pair.received = std::make_unique<Completions>(side.guest, 32U << below(2));
+        // [virtio-rdma CTL-18]
         pair.qp = side.guest.create_qp(side.pd, pair.sent->queue, pair.received->queue, shape);
         pair.sends = std::make_unique<Ring>(side.guest, pair.qp.sq);
         pair.receives = side.shared ? side.shared
@@ -432,6 +433,7 @@ private:
         ASSERT_TRUE(is_done());
         take_headers();
         for (auto& side : _sides) {
+            // [virtio-rdma REQ-10]
             ASSERT_EQ(std::memcmp(side->actual().data(), side->expected.data(), region_bytes), 0)
                 << "guest " << int{side->number} << ", byte "
                 << std::ranges::mismatch(std::as_bytes(std::span(side->expected)), side->actual())
@@ -445,6 +447,7 @@ private:
                         expected.insert(completions->queue.number);
                 }
             }
+            // [virtio-rdma QUE-20] [virtio-rdma REQ-13]
             EXPECT_EQ(events, expected);
         }
     }
@@ -488,12 +491,14 @@ private:
             const auto [expected, place] = completions.expected.front();
             completions.expected.pop_front();
             EXPECT_EQ(wc.status, IBV_WC_SUCCESS);
+            // [virtio-rdma REQ-8]
             EXPECT_EQ(wc.wr_id, expected.wr_id);
             EXPECT_EQ(wc.opcode, expected.opcode);
             EXPECT_EQ(wc.qp_num, expected.qp_num);
             EXPECT_EQ(wc.byte_len, expected.byte_len);
             EXPECT_EQ(wc.wc_flags, expected.wc_flags);
             EXPECT_EQ(wc.imm_data, expected.imm_data);
+            // [virtio-rdma QUE-26]
             EXPECT_EQ(wc.src_qp, expected.src_qp);
             if (place)
                 side.free_places.push_back(*place);

@@ -179,6 +179,7 @@ TEST(WorkRequest, InlineBytesAreGatheredAndCountsTheirNumber)
     EXPECT_EQ(std::memcmp(entry.data() + 16, "abcde", 5), 0);
 }
 
+// [virtio-rdma DEV-2]
 TEST(WorkRequest, WhatAQueueDoesNotTakeIsRefusedAndNothingIsPosted)
 {
     std::array<char, 97> bytes{};

@@ -100,7 +100,10 @@ def test_a_mark_names_a_rule(tree, name, rule):
 
 def test_the_drivers_rules_may_be_marked_and_are_not_counted(tree):
     tree.test.write_text(tree.test.read_text() + mark("virtio-rdma", "ABC-3"))
+    tree.write("guest-driver/linux/code.c", mark("virtio-rdma", "ABC-3"))
     assert tree.faults() == []
+    tree.write("guest-driver/linux/code.c", mark("virtio-rdma", "ABC-6"))
+    assert tree.faults() == ["guest-driver/linux/code.c:1: there is no rule virtio-rdma ABC-6"]
 
 
 def test_what_is_not_kept_has_no_mark(tree):

@@ -92,6 +92,7 @@ BAD_OPTIONS = {
         (",max-qps=5", "max-qps"),
     ],
     "virtio-rdma": [
+        # [virtio-rdma DEV-12]
         (",vectors=9", "property 'vectors' is 9: it must be"),
         (",max-qp=1", "property 'max-qp' is 1: it must be"),
         (",max-qp-wr=1000", "property 'max-qp-wr' is 1000: it must be"),

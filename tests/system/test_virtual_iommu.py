@@ -72,6 +72,7 @@ def expect_translated(node):
     assert kind == "DMA", kind
 
 
+# [virtio-rdma DEV-6]
 def test_pingpongs(fabric):
     server, client, address, server_gid, client_gid = both(fabric)
     for node in fabric.nodes:

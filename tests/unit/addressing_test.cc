@@ -156,6 +156,7 @@ TEST_F(Addressing, a_gid_that_is_gone_is_no_address_of_ours)
 }
 
 // What QPs send from it is lost until it is at its place again.
+// [virtio-rdma CTL-26]
 TEST_F(Addressing, nothing_is_sent_from_a_gid_that_is_gone)
 {
     add_gids(1, ipv6, 3, 2);

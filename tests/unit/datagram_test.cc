@@ -144,6 +144,7 @@ TEST_F(Datagram, needs_the_receivers_qkey)
     EXPECT_EQ(send(datagram(100, qkey + 1)), IBV_WC_SUCCESS) << "the sender is not told";
     EXPECT_TRUE(b.take_completions().empty());
     EXPECT_EQ(b.stats.drop_qkey, 1u);
+    // [virtio-rdma REQ-20]
     EXPECT_EQ(send(datagram(100, 0x80000000)), IBV_WC_SUCCESS) << "the QP's own";
     EXPECT_EQ(b.take_completions().size(), 1u);
 }
@@ -181,6 +182,7 @@ TEST_F(Datagram, fits_the_ports_mtu)
     EXPECT_EQ(send(datagram(1025)), IBV_WC_LOC_LEN_ERR);
 }
 
+// [virtio-rdma REQ-5] [virtio-rdma REQ-14]
 TEST_F(Datagram, error_stops_the_send_queue_until_it_is_resumed)
 {
     EXPECT_EQ(send(datagram(5000)), IBV_WC_LOC_LEN_ERR);

@@ -74,6 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Moves, EngineStop, testing::Values(Move::stays, Move::m
                              return p.param == Move::stays ? "stays" : "migrates";
                          });
 
+// [virtio-rdma MIG-1] [virtio-rdma MIG-3]
 TEST_P(EngineStop, a_request_is_answered_with_rnr_nak_and_not_carried_out)
 {
     connect_up();

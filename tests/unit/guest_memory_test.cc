@@ -56,6 +56,7 @@ TEST_F(GuestMemoryTest, read_only_memory_is_not_written)
     EXPECT_FALSE(memory.store_release(0x2000, 1));
 }
 
+// [virtio-rdma MIG-4]
 TEST_F(GuestMemoryTest, every_write_is_in_the_dirty_log_while_it_is_on)
 {
     memory.set_dirty_log(
@@ -149,6 +150,7 @@ TEST_F(TranslatedMemoryTest, neighbouring_addresses_may_lie_anywhere)
     EXPECT_FALSE(memory.covers(0x7000, 2 * page + 1, true));
 }
 
+// [virtio-rdma DEV-6]
 TEST_F(TranslatedMemoryTest, addresses_of_the_table_are_none_of_the_devices)
 {
     std::byte byte{};

@@ -65,6 +65,7 @@ struct MemoryManagement : testing::Test {
     }
 };
 
+// [virtio-rdma REQ-18]
 TEST_F(MemoryManagement, a_region_is_of_no_use_before_its_registration)
 {
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_REM_ACCESS_ERR);
@@ -95,6 +96,7 @@ TEST_F(MemoryManagement, access_is_what_the_registration_says)
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_REM_ACCESS_ERR);
 }
 
+// [virtio-rdma CTL-13]
 TEST_F(MemoryManagement, the_low_byte_of_the_key_is_the_consumers)
 {
     uint32_t key = (region.rkey & ~0xffu) | ((region.rkey + 1) & 0xff);
@@ -103,6 +105,7 @@ TEST_F(MemoryManagement, the_low_byte_of_the_key_is_the_consumers)
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_REM_ACCESS_ERR);
 }
 
+// [virtio-rdma REQ-18]
 TEST_F(MemoryManagement, an_invalidation_takes_it_back)
 {
     ASSERT_EQ(at_b(registration(region.rkey)), IBV_WC_SUCCESS);
@@ -130,6 +133,7 @@ TEST_F(MemoryManagement, the_peer_can_take_it_back)
 }
 
 // [IBTA 9.4.1-3]
+// [virtio-rdma REQ-17]
 TEST_F(MemoryManagement, a_user_region_cannot_be_taken_back_by_the_peer)
 {
     MrKeys kb = b.register_ram();
@@ -142,6 +146,7 @@ TEST_F(MemoryManagement, a_user_region_cannot_be_taken_back_by_the_peer)
 }
 
 // [IBTA 9.4.1-3]
+// [virtio-rdma REQ-17]
 TEST_F(MemoryManagement, a_region_without_remote_rights_cannot_be_taken_back_by_the_peer)
 {
     ASSERT_EQ(at_b(registration(region.rkey, IBV_ACCESS_LOCAL_WRITE)), IBV_WC_SUCCESS);
@@ -157,6 +162,7 @@ TEST_F(MemoryManagement, a_region_without_remote_rights_cannot_be_taken_back_by_
     EXPECT_EQ(at_b(invalidation(region.rkey)), IBV_WC_SUCCESS) << "it is still registered";
 }
 
+// [virtio-rdma REQ-17]
 TEST_F(MemoryManagement, bad_invalidations_fail)
 {
     MrKeys kb = b.register_ram();
@@ -167,6 +173,7 @@ TEST_F(MemoryManagement, bad_invalidations_fail)
     EXPECT_EQ(write_from_a(kb.rkey, ram_base, 16), IBV_WC_SUCCESS);
 }
 
+// [virtio-rdma REQ-12]
 TEST_F(MemoryManagement, an_invalidation_waits_for_what_was_posted_before_it)
 {
     MrKeys ra = a.fast_reg_region(2, all_access);
@@ -252,6 +259,7 @@ TEST_F(MemoryManagement, a_registration_behind_a_failure_is_not_carried_out)
     EXPECT_EQ(write_from_a(region.rkey), IBV_WC_REM_ACCESS_ERR);
 }
 
+// [virtio-rdma REQ-18]
 TEST_F(MemoryManagement, bad_registrations_fail)
 {
     struct Bad {
@@ -282,6 +290,7 @@ TEST_F(MemoryManagement, bad_registrations_fail)
     EXPECT_EQ(at_b(registration(region.rkey)), IBV_WC_MW_BIND_ERR); // valid already
 }
 
+// [virtio-rdma REQ-18]
 TEST_F(MemoryManagement, a_region_belongs_to_its_protection_domain)
 {
     uint32_t other = b.engine.alloc_pd().value();
@@ -309,6 +318,7 @@ TEST_F(MemoryManagement, the_dma_region_is_addressed_by_physical_address)
 }
 
 // The page lists of all regions together have a bound, whatever their number.
+// [virtio-rdma SEC-7]
 TEST(MemoryRegions, what_is_registered_is_bounded)
 {
     GuestMemory memory;

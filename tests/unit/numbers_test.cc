@@ -45,6 +45,7 @@ struct Numbers : testing::TestWithParam<bool> {
 
 INSTANTIATE_TEST_SUITE_P(Generations, Numbers, testing::Bool());
 
+// [virtio-rdma CTL-9]
 TEST_P(Numbers, do_not_come_again_within_a_thousand_uses)
 {
     Node node(1, limits_with(0x123456789abcdef0, GetParam()));
@@ -79,6 +80,7 @@ TEST_P(Numbers, begin_where_the_seed_says)
     EXPECT_GT(keys.size(), 40u);
 }
 
+// [virtio-rdma CTL-9]
 TEST_P(Numbers, go_on_after_a_reset_and_a_migration)
 {
     Node node(1, limits_with(0x123456789abcdef0, GetParam()));

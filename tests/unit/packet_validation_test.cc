@@ -141,6 +141,7 @@ TEST_F(PacketValidation, an_ip_version_that_is_not_the_ethertypes_is_not_ours)
 }
 
 // [IBTA 9.6.1-7]
+// [virtio-rdma REQ-21]
 TEST_F(PacketValidation, the_gsi_qp_has_its_own_q_key_whatever_is_set)
 {
     QpInit init = b.qp_init(IBV_QPT_UD);

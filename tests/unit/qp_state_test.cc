@@ -131,6 +131,7 @@ struct QpState : testing::TestWithParam<Machine> {
     }
 };
 
+// [virtio-rdma REQ-3]
 TEST_P(QpState, changes_only_as_the_standard_says)
 {
     for (State from : states) {
@@ -150,6 +151,7 @@ TEST_P(QpState, changes_only_as_the_standard_says)
     }
 }
 
+// [virtio-rdma REQ-3]
 TEST_P(QpState, needs_each_required_attribute_and_takes_no_other)
 {
     for (const auto& [change, rule] : GetParam().rules) {

@@ -276,6 +276,7 @@ TEST_F(ReliableConnection, retries_are_not_spent_while_the_first_answer_to_a_rea
 }
 
 // [IBTA 9.7.5.1.3-2] [IBTA 9.9.2-2]
+// [virtio-rdma REQ-5]
 TEST_F(ReliableConnection, after_an_error_the_rest_is_flushed_in_order)
 {
     connect_up();
@@ -317,6 +318,7 @@ struct RemoteFault {
 class RemoteAccess : public ReliableConnection, public testing::WithParamInterface<RemoteFault> {};
 
 // [IBTA 9.7.4.1.3-1] [IBTA 9.7.4.1.5-1] [IBTA 9.7.4.1.5-2] [IBTA 9.7.6-4]
+// [virtio-rdma REQ-15]
 TEST_P(RemoteAccess, is_checked)
 {
     const RemoteFault& fault = GetParam();
@@ -416,6 +418,7 @@ TEST_F(ReliableConnection, psns_wrap)
 }
 
 // [IBTA 9.4.1-1]
+// [virtio-rdma REQ-10]
 TEST_F(ReliableConnection, scattered_entries_at_odd_places_are_put_together)
 {
     connect_up();
@@ -445,6 +448,7 @@ TEST_F(ReliableConnection, scattered_entries_at_odd_places_are_put_together)
 }
 
 // [IBTA 9.5-4]
+// [virtio-rdma REQ-12]
 TEST_F(ReliableConnection, a_fenced_request_waits_for_the_reads_before_it)
 {
     connect_up();
@@ -462,6 +466,7 @@ TEST_F(ReliableConnection, a_fenced_request_waits_for_the_reads_before_it)
     EXPECT_EQ(*b.at(b_buffer + 0x10000), std::byte{0x11});
 }
 
+// [virtio-rdma REQ-5]
 TEST_F(ReliableConnection, a_draining_queue_takes_nothing_new_until_it_is_resumed)
 {
     connect_up();

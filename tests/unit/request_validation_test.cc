@@ -160,6 +160,7 @@ TEST_F(RequestValidation, requests_of_no_bytes_need_no_key)
 }
 
 // [IBTA 9.7.4.1.5-3]
+// [virtio-rdma REQ-15]
 TEST_F(RequestValidation, a_region_of_another_protection_domain_is_out_of_reach)
 {
     uint32_t own = std::exchange(b.pd, b.engine.alloc_pd().value());

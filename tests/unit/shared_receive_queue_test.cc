@@ -131,6 +131,7 @@ TEST_F(SharedReceiveQueue, a_limit_above_what_is_there_is_told_at_once)
     EXPECT_EQ(limit_events(), 0u);
 }
 
+// [virtio-rdma REQ-5]
 TEST_F(SharedReceiveQueue, a_qp_in_error_leaves_the_rest_to_others)
 {
     add_connection();

@@ -90,6 +90,7 @@ TEST_F(Signaling, what_fails_completes_in_any_case)
 }
 
 // [IBTA 9.2-2]
+// [virtio-rdma REQ-13]
 TEST_F(Signaling, a_receive_is_solicited_where_the_sender_says_so)
 {
     connect_up();
@@ -102,6 +103,7 @@ TEST_F(Signaling, a_receive_is_solicited_where_the_sender_says_so)
     }
 }
 
+// [virtio-rdma REQ-13]
 TEST_F(Signaling, an_error_counts_as_solicited)
 {
     connect_up();
@@ -125,6 +127,7 @@ TEST_F(Signaling, the_first_packet_in_rtr_establishes_the_connection)
     EXPECT_EQ(b.events[0].object, qb.id);
 }
 
+// [virtio-rdma REQ-6]
 TEST_F(Signaling, draining_waits_for_what_was_begun)
 {
     connect_up();

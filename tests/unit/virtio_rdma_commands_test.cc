@@ -278,6 +278,7 @@ protected:
     {
         Bytes before = snapshot();
         auto reply = guest.send(request, room);
+        // [virtio-rdma CTL-6] [virtio-rdma CTL-7]
         ASSERT_EQ(reply.size(), sizeof(virtio_rdma_reply)) << what;
         EXPECT_EQ(status_of(reply), status) << what;
         uint32_t object;
@@ -533,6 +534,7 @@ Row VirtioRdmaCommands::create_qp_row()
     return row;
 }
 
+// [virtio-rdma REQ-3]
 Row VirtioRdmaCommands::modify_qp_row()
 {
     using Modify = virtio_rdma_modify_qp;
@@ -668,10 +670,12 @@ TEST_P(EachVirtioRdmaCommand, OfAnotherLengthIsRefusedAndLeavesNothingBehind)
     }
     Bytes before = snapshot();
     for (size_t room = 0; room < sizeof(virtio_rdma_reply); ++room) {
+        // [virtio-rdma CTL-6]
         EXPECT_EQ(guest.send(row.right, room).size(), 0u); // CTL-6
     }
     EXPECT_EQ(snapshot(), before);
     auto reply = guest.send(row.right, 256);
+    // [virtio-rdma CTL-7]
     EXPECT_EQ(reply.size(), row.reply); // CTL-7
     EXPECT_EQ(status_of(reply), VIRTIO_RDMA_OK);
 }

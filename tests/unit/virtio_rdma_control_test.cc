@@ -44,6 +44,7 @@ protected:
     VirtioGuest guest{1};
 };
 
+// [virtio-rdma CTL-6]
 TEST_F(VirtioRdmaControl, ARequestOrReplyOfAnotherLengthIsAnsweredSoAndChangesNothing)
 {
     for (const auto& shape : commands) {
@@ -135,6 +136,7 @@ TEST_F(VirtioRdmaControl, WhatIsInUseIsNotDestroyed)
     EXPECT_EQ(guest.simple(VIRTIO_RDMA_DESTROY_PD, pd), VIRTIO_RDMA_OK);
     EXPECT_EQ(guest.simple(VIRTIO_RDMA_DESTROY_CONTEXT, 3), VIRTIO_RDMA_OK);
     EXPECT_EQ(guest.simple(VIRTIO_RDMA_DESTROY_PD, pd), VIRTIO_RDMA_ERR_OBJECT);
+    // [virtio-rdma CTL-9]
     EXPECT_GT(guest.create_pd(), pd); // CTL-9
 }
 
@@ -173,6 +175,7 @@ TEST_F(VirtioRdmaControl, RegionsThatMayNotBeAreRefused)
               VIRTIO_RDMA_ERR_INVALID);
 }
 
+// [virtio-rdma REQ-3]
 TEST_F(VirtioRdmaControl, TransitionsThatDoNotExistAreToldFromAttributesThatDoNotFit)
 {
     uint32_t pd = guest.create_pd();
@@ -185,6 +188,7 @@ TEST_F(VirtioRdmaControl, TransitionsThatDoNotExistAreToldFromAttributesThatDoNo
     guest.connect(qp, 2, 5, VIRTIO_RDMA_QP_INIT);
     EXPECT_EQ(guest.query(qp).state, VIRTIO_RDMA_QP_INIT);
     EXPECT_EQ(guest.query(qp).path_mtu, 0u);
+    // [virtio-rdma CTL-19]
     // The path MTU is the driver's to know, whatever the network's is.
     virtio_rdma_qp_attributes rtr{};
     rtr.mask = VIRTIO_RDMA_ATTR_STATE | VIRTIO_RDMA_ATTR_AV | VIRTIO_RDMA_ATTR_PATH_MTU |
@@ -231,6 +235,7 @@ TEST_F(VirtioRdmaControl, GidsAreCheckedAndNotReplaced)
     EXPECT_EQ(guest.simple(VIRTIO_RDMA_DELETE_GID, 1), VIRTIO_RDMA_ERR_OBJECT);
 }
 
+// [virtio-rdma QUE-9]
 TEST_F(VirtioRdmaControl, ADoorbellOfAnotherContextHasNoEffect)
 {
     uint32_t pd = guest.create_pd();
@@ -279,6 +284,7 @@ TEST_F(VirtioRdmaControl, AnOverrunTellsOfTheQueueAndFailsItsQueuePairs)
     EXPECT_EQ(guest.query(qp).state, VIRTIO_RDMA_QP_ERR);
 }
 
+// [virtio-rdma QUE-8]
 TEST_F(VirtioRdmaControl, AProducerThatMakesNoSenseFailsItsQueuePairUntilAReset)
 {
     uint32_t pd = guest.create_pd();
@@ -316,6 +322,7 @@ TEST_F(VirtioRdmaControl, NoEventComesOfWhatHasBeenDestroyed)
     ASSERT_EQ(guest.simple(VIRTIO_RDMA_DESTROY_QP, qp.qpn), VIRTIO_RDMA_OK);
     ASSERT_EQ(guest.simple(VIRTIO_RDMA_DESTROY_CQ, cq.number), VIRTIO_RDMA_OK);
     EXPECT_FALSE(guest.event());
+    // [virtio-rdma CTL-16]
     EXPECT_FALSE(guest.completion_event());
 }
 

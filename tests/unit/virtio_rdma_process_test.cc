@@ -431,6 +431,7 @@ private:
 };
 
 // 100 seeds; 1,000 with RDMA_NIGHTLY.
+// [virtio-rdma QUE-9] [virtio-rdma SEC-3]
 TEST(VirtioRdmaProcess, ThatRewritesAllItHasHarmsItselfAlone)
 {
     uint32_t seeds = std::getenv("RDMA_NIGHTLY") ? 1000 : 100;

@@ -94,6 +94,7 @@ TEST_F(VirtioRdmaState, IndicesAndPhasesGoOn)
     }
 }
 
+// [virtio-rdma MIG-2]
 TEST_F(VirtioRdmaState, EntriesPostedWhileItWasStoppedNeedNoDoorbell)
 {
     b.post_receive(peer_qp.rq, 1, {});
@@ -105,6 +106,7 @@ TEST_F(VirtioRdmaState, EntriesPostedWhileItWasStoppedNeedNoDoorbell)
     EXPECT_EQ(a.take(cq).wr_id, 1u);
 }
 
+// [virtio-rdma EVT-3] [virtio-rdma EVT-8] [virtio-rdma MIG-2]
 TEST_F(VirtioRdmaState, EventsWithoutABufferComeAlong)
 {
     a.arm(cq);
@@ -127,6 +129,7 @@ TEST_F(VirtioRdmaState, EventsWithoutABufferComeAlong)
     EXPECT_EQ(a.query(qp).state, VIRTIO_RDMA_QP_ERR);
 }
 
+// [virtio-rdma CTL-9]
 TEST_F(VirtioRdmaState, NumbersAreNotGivenAgainAfterwards)
 {
     uint32_t destroyed = a.create_pd();
@@ -141,6 +144,7 @@ TEST_F(VirtioRdmaState, NumbersAreNotGivenAgainAfterwards)
     EXPECT_EQ(a.add_gid(0, 1), VIRTIO_RDMA_ERR_BUSY);
 }
 
+// [virtio-rdma MIG-5]
 TEST_F(VirtioRdmaState, AStateThatIsCutShortLeavesNothingBehind)
 {
     a.stop();

@@ -77,6 +77,7 @@ protected:
     End b{2};
 };
 
+// [virtio-rdma CTL-18]
 TEST_F(VirtioRdmaTraffic, ASendArrivesInTheReceive)
 {
     connect();
@@ -101,6 +102,7 @@ TEST_F(VirtioRdmaTraffic, ASendArrivesInTheReceive)
     EXPECT_FALSE(b.guest.poll(b.cq));
 }
 
+// [virtio-rdma REQ-11]
 TEST_F(VirtioRdmaTraffic, BytesInlineNeedNoKey)
 {
     connect();
@@ -116,6 +118,7 @@ TEST_F(VirtioRdmaTraffic, BytesInlineNeedNoKey)
     EXPECT_EQ(b.text(0, text.size()), text);
 }
 
+// [virtio-rdma REQ-11]
 TEST_F(VirtioRdmaTraffic, BytesInlineAreSentAgainAsTheyWere)
 {
     connect();
@@ -222,6 +225,7 @@ TEST_F(VirtioRdmaTraffic, ImmediateDataStandsAsItGoesOverTheWire)
     EXPECT_EQ(b.text(0, 4), "data");
 }
 
+// [virtio-rdma CTL-13] [virtio-rdma REQ-16]
 TEST_F(VirtioRdmaTraffic, FastRegistrationAndInvalidationByThePeer)
 {
     connect();
@@ -339,6 +343,7 @@ TEST_F(VirtioRdmaTraffic, ASharedReceiveQueueTellsOfItsLimitOnce)
     EXPECT_EQ(reply.limit, 0u);
 }
 
+// [virtio-rdma QUE-5] [virtio-rdma REQ-5]
 TEST_F(VirtioRdmaTraffic, WhatIsPostedInErrorIsFlushedHoweverMuchThereWas)
 {
     connect({.sq_entries = 4, .rq_entries = 4});
@@ -360,6 +365,7 @@ TEST_F(VirtioRdmaTraffic, WhatIsPostedInErrorIsFlushedHoweverMuchThereWas)
     }
 }
 
+// [virtio-rdma QUE-5]
 TEST_F(VirtioRdmaTraffic, ADoorbellIsWantedByADeviceThatWaitsAlone)
 {
     connect();
@@ -379,6 +385,7 @@ TEST_F(VirtioRdmaTraffic, ADoorbellIsWantedByADeviceThatWaitsAlone)
     EXPECT_EQ(b.guest.doorbells, doorbells);
 }
 
+// [virtio-rdma QUE-20]
 TEST_F(VirtioRdmaTraffic, AnArmedQueueSendsOneEvent)
 {
     connect();
