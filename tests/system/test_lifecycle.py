@@ -94,6 +94,7 @@ REQUESTER_AND_RESPONDER = pytest.mark.parametrize(
     "side", [pytest.param("requester", marks=BY_NIGHT_WITH_VIRTIO), "responder"])
 
 
+# [virtio-rdma DEV-19]
 @pytest.mark.parametrize("restart", RESTARTS)
 @REQUESTER_AND_RESPONDER
 def test_restart_in_mid_traffic(fabric, restart, side):
@@ -116,6 +117,7 @@ def test_restart_in_mid_traffic(fabric, restart, side):
     assert peer.guest.kernel_trouble() == []
 
 
+# [virtio-rdma SEC-2]
 def test_processes_have_doorbells_of_their_own(fabric):
     count = 4
     client = fabric.nodes[1]

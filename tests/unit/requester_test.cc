@@ -170,6 +170,7 @@ INSTANTIATE_TEST_SUITE_P(Loss, LocalOperations, testing::Values(0, 0.02, 0.2), [
     return std::to_string(static_cast<int>(p.param * 100)) + "_percent";
 });
 
+// [virtio-rdma REQ-12]
 TEST_P(LocalOperations, are_carried_out_once_and_in_order)
 {
     connect_up({.timeout = 8, .rnr_retry = 7});

@@ -282,6 +282,7 @@ TEST_F(Responding, a_qp_that_is_destroyed_still_acknowledges)
 }
 
 // Nothing of its life before is sent in the next.
+// [virtio-rdma DEV-19]
 TEST_F(Responding, a_device_that_is_reset_owes_nothing_for_destroyed_qps)
 {
     connect_up();
