@@ -71,7 +71,7 @@ struct Context {
     // Frames of QPs that are no more, oldest first.
     struct LastFrame {
         std::vector<uint8_t> bytes;
-        bool own = false; // to our own addresses
+        Path path;
     };
     static constexpr size_t max_last_frames = 256;
     GrowingRing<LastFrame> last_frames;
@@ -105,12 +105,19 @@ struct Context {
         }
     }
 
+    // The GID that packets along the path are sent from; null: it has been deleted.
+    const GidTable::Entry* source_of(const Path& path) const
+    {
+        return gids.find(path.source(), path.network(), path.gid_index());
+    }
+
     // Begins a frame along path in builder (see FrameBuilder::begin).
     FrameBuilder& begin_frame(const Path& path, uint8_t opcode, uint32_t destination_qp,
                               Psn psn, bool ack_request = false, bool solicited = false)
     {
-        builder.begin(path, gids.vlan_of(path.gid_index()), opcode, destination_qp, psn,
-                      ack_request, solicited);
+        const GidTable::Entry* source = source_of(path);
+        builder.begin(path, source ? source->vlan.value_or(no_vlan) : no_vlan, opcode,
+                      destination_qp, psn, ack_request, solicited);
         return builder;
     }
 
@@ -121,31 +128,31 @@ struct Context {
     void emit(const Path& path)
     {
         // [virtio-rdma CTL-26]
-        if (!gids.has(path.gid_index(), path.source())) {
-            ++stats.drop_unreachable;
-            return;
-        }
-        send_frame(builder.finish(), gids.owns(path.destination(), path.network()));
+        send_frame(path, builder.finish());
     }
 
     // The same for a QP that is destroyed: Engine::run() sends the frame. No more than
     // max_last_frames wait; further ones are lost, as on a network.
     void emit_last(const Path& path)
     {
-        if (last_frames.size() < max_last_frames && gids.has(path.gid_index(), path.source())) {
+        if (last_frames.size() < max_last_frames) {
             auto frame = builder.finish();
             LastFrame& last = last_frames.push_back();
             last.bytes.assign(frame.begin(), frame.end());
-            last.own = gids.owns(path.destination(), path.network());
+            last.path = path;
         }
     }
 
-    // Sends the frame, to our own addresses or over the link.
-    void send_frame(std::span<const uint8_t> frame, bool own)
+    // Sends the frame along the path, to our own addresses or over the link.
+    void send_frame(const Path& path, std::span<const uint8_t> frame)
     {
+        if (!source_of(path)) {
+            ++stats.drop_unreachable;
+            return;
+        }
         ++stats.tx_packets;
         stats.tx_bytes += frame.size();
-        if (own) {
+        if (gids.owns(path.destination(), path.network())) {
             ++stats.loopback_packets;
             loopback.push_back().assign(frame.begin(), frame.end());
         } else if (!link.send(frame)) {

@@ -232,7 +232,7 @@ void Engine::send_last()
     // Out of the ring first: what it leads to may add one.
     auto last = std::exchange(_ctx.last_frames.front(), {});
     _ctx.last_frames.pop_front();
-    _ctx.send_frame(last.bytes, last.own);
+    _ctx.send_frame(last.path, last.bytes);
 }
 
 // The QP that has waited longest in the list; null: none.

@@ -69,7 +69,8 @@ void Engine::receive_stopped(std::span<const uint8_t> frame)
     auto packet = parse(frame, grh);
     QueuePair* qp = packet ? find_by_qpn(packet->destination_qp) : nullptr;
     if (!qp || !qp->is_reliable() || packet->transport() != transport_rc || !qp->can_receive() ||
-        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response()) {
+        !qp->path.valid() || !is_from_peer(*qp, *packet) || packet->is_response() ||
+        !_ctx.gids.is_vlan_ok(packet->destination, packet->vlan) || !_ctx.source_of(qp->path)) {
         ++_ctx.stats.drop_stopped;
         return;
     }

@@ -87,11 +87,18 @@ public:
             remember({address, vlan});
         }
     }
-    // The VLAN that packets from the GID of this index are sent on.
-    uint16_t vlan_of(uint32_t index) const
+    // The entry of a GID that was at the index. It may have been deleted and added again, and be at
+    // another one: Linux keeps an index from being used while a QP names it. Null: there is none.
+    const Entry* find(const ibv_gid& gid, NetworkType network, uint32_t index) const
     {
-        const Entry* entry = find(index);
-        return entry ? entry->vlan.value_or(no_vlan) : no_vlan;
+        auto is_it = [&](const Entry& e) {
+            return e.valid && e.network == network && same_gid(e.gid, gid);
+        };
+        if (index < _end && is_it(_entries[index])) {
+            return &_entries[index];
+        }
+        auto found = std::ranges::find_if(used(), is_it);
+        return found == used().end() ? nullptr : &*found;
     }
     // Whether a packet to this GID may come with this tag. Where the VLAN is not
     // known, any; learn() then takes it for known.
@@ -120,11 +127,6 @@ public:
     const Entry* find(uint32_t index) const
     {
         return index < _entries.size() && _entries[index].valid ? &_entries[index] : nullptr;
-    }
-    bool has(uint32_t index, const ibv_gid& gid) const
-    {
-        const Entry* entry = find(index);
-        return entry && same_gid(entry->gid, gid);
     }
     bool owns(const ibv_gid& gid) const
     {

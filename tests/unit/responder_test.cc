@@ -281,6 +281,41 @@ TEST_F(Responding, a_qp_that_is_destroyed_still_acknowledges)
     EXPECT_EQ(answers[0].syndrome & aeth_type_mask, aeth_ack);
 }
 
+TEST_F(Responding, a_qp_that_is_destroyed_sends_nothing_from_a_gid_that_is_gone)
+{
+    connect_up();
+    block_link();
+    write(psn);
+    run();
+    write(psn + 1);
+    answers.clear();
+    ASSERT_EQ(b.engine.destroy_qp(qb.id), 0);
+    ASSERT_EQ(b.engine.del_gid(0), 0);
+    open_link();
+    EXPECT_TRUE(answers.empty());
+}
+
+// A stopped device answers what a running one takes, and nothing else.
+TEST_F(Responding, a_stopped_device_does_not_answer_what_is_not_for_it)
+{
+    constexpr uint16_t vlan = 7;
+    ASSERT_EQ(b.engine.del_gid(0), 0);
+    ASSERT_EQ(b.engine.add_gid(0, b.gid, 2, vlan), 0);
+    connect_up();
+    b.engine.stop(network.now);
+    auto send = [&](uint16_t tag) {
+        FrameBuilder builder;
+        Path path(NetworkType::ipv4, a.mac(), b.mac(), a.gid, b.gid, 0, 0, 64, 0xc000);
+        builder.begin(path, tag, op_send_only, qb.qpn, psn, true, false);
+        b.engine.receive_stopped(builder.finish());
+    };
+    send(no_vlan);
+    send(vlan + 1);
+    EXPECT_TRUE(answers.empty());
+    send(vlan);
+    EXPECT_EQ(answers.size(), 1u);
+}
+
 // Nothing of its life before is sent in the next.
 // [virtio-rdma DEV-19]
 TEST_F(Responding, a_device_that_is_reset_owes_nothing_for_destroyed_qps)
