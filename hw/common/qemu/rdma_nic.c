@@ -100,8 +100,8 @@ static void rdma_nic_hold(RdmaNic *nic, unsigned flags,
  * What does not go to the card now; false: it goes there. QEMU's own queue
  * takes no frames for a guest that sleeps either, and reads the network no more;
  * vmxnet3 does not tell it that the guest is awake. So such frames are dropped, as
- * a card without power does; and so are those for a card that takes none now, as
- * virtio-net without a driver, for which that queue would wait and the RDMA device with it.
+ * a card without power does; and so are those for a virtio-net card without a driver, for
+ * which that queue would wait and the RDMA device with it.
  */
 static bool rdma_nic_keep_from_card(RdmaNic *nic, unsigned flags,
                                     const struct iovec *iov, int iovcnt,
@@ -112,7 +112,8 @@ static bool rdma_nic_keep_from_card(RdmaNic *nic, unsigned flags,
         return true;
     }
     if (runstate_check(RUN_STATE_SUSPENDED) ||
-        (nic->nc->info->can_receive && !nic->nc->info->can_receive(nic->nc))) {
+        (g_str_has_prefix(nic->nc->model, "virtio-net") &&
+         !nic->nc->info->can_receive(nic->nc))) {
         nic->dropped_frames++;
         return true;
     }
