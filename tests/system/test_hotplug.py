@@ -128,7 +128,8 @@ def test_secondary_bus_reset_in_mid_traffic(fabric):
 
 
 # Turns off the power of the slot at the port above the device, for a moment: the slot is empty at once. The port
-# tells its driver when that may hear of it again, and the slot has power.
+# tells its driver when that may hear of it again, and the slot has power. The driver then turns that off, a second
+# later the indicator; QEMU takes that for an ejection of what has been plugged meanwhile.
 POWER_OFF = """
 port=$(dirname "$(realpath /sys/bus/pci/devices/$device)")
 python3 - "$port/config" <<'END'
@@ -142,6 +143,9 @@ while os.pread(config, 1, at)[0] != PCI_EXPRESS:
 control = os.pread(config, 2, at + SLOT_CONTROL)
 os.pwrite(config, ALL_OFF.to_bytes(2, "little"), at + SLOT_CONTROL)
 os.pwrite(config, control, at + SLOT_CONTROL)
+POWER_AND_ITS_INDICATOR_OFF = 0x700
+while int.from_bytes(os.pread(config, 2, at + SLOT_CONTROL), "little") & 0x700 != POWER_AND_ITS_INDICATOR_OFF:
+    pass
 END
 while [ -e /sys/bus/pci/devices/$device ]; do :; done
 """
