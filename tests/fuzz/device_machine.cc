@@ -134,6 +134,16 @@ DeviceMachine::DeviceMachine(uint8_t host)
 #endif
 }
 
+void DeviceMachine::put_address(uint8_t host, std::span<uint8_t, 16> gid,
+                                std::span<uint8_t, 6> mac)
+{
+    gid[10] = gid[11] = 0xff;
+    gid[12] = 10;
+    gid[15] = host;
+    std::ranges::copy(mac_prefix, mac.begin());
+    mac[5] = host;
+}
+
 DeviceMachine::~DeviceMachine()
 {
     unplug();

@@ -34,6 +34,8 @@ public:
     DeviceMachine& operator=(const DeviceMachine&) = delete;
 
     uint8_t host() const { return _host; }
+    // The host's GID (of 10.0.0.host) and MAC, into fields that are all 0.
+    static void put_address(uint8_t host, std::span<uint8_t, 16> gid, std::span<uint8_t, 6> mac);
     void map_memory(bool all);
     void set_dirty_log(bool on);
     // Where frames go that the device sends (otherwise nowhere). May lead to whatever

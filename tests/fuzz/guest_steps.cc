@@ -173,26 +173,6 @@ void GuestSteps::forget_objects()
     _qps.clear();
 }
 
-void GuestSteps::change_world()
-{
-    switch (_data.ConsumeIntegralInRange(0, 5)) {
-    case 0:
-        _m.set_link(_data.ConsumeBool());
-        break;
-    case 1:
-        _m.set_network_full(_data.ConsumeBool());
-        break;
-    case 2:
-        _m.map_memory(_data.ConsumeBool());
-        break;
-    case 3:
-        _m.set_dirty_log(_data.ConsumeBool());
-        break;
-    default:
-        _m.advance(_data.ConsumeIntegralInRange<int64_t>(0, 20'000'000));
-    }
-}
-
 void GuestSteps::expect_recovery()
 {
     _m.reset();
@@ -202,29 +182,6 @@ void GuestSteps::expect_recovery()
     if (_m.read_register(reg_err) != 0 || !_m.execute(cmd_create_pd, CmdCreatePd{})) {
         abort();
     }
-}
-
-// Mostly small, or one of what matters.
-uint32_t GuestSteps::value()
-{
-    switch (_data.ConsumeIntegralInRange(0, 3)) {
-    case 0:
-        return _data.ConsumeIntegral<uint8_t>();
-    case 1:
-        return 1u << _data.ConsumeIntegralInRange(0, 31) | _data.ConsumeIntegral<uint8_t>();
-    case 2:
-        return ~uint32_t{_data.ConsumeIntegral<uint8_t>()};
-    default:
-        return _data.ConsumeIntegral<uint32_t>();
-    }
-}
-
-uint32_t GuestSteps::one_of(const std::vector<uint32_t>& known)
-{
-    if (known.empty() || _data.ConsumeIntegralInRange(0, 7) == 0) {
-        return value();
-    }
-    return known[_data.ConsumeIntegralInRange<size_t>(0, known.size() - 1)];
 }
 
 uint32_t GuestSteps::a_qp()
@@ -280,16 +237,6 @@ void GuestSteps::write_memory()
     // Near to what the device uses: its pages come first.
     uint64_t at = Machine::ram + _data.ConsumeIntegralInRange<uint64_t>(0, 64 * page_size);
     _m.poke(_data.ConsumeBool() ? at / page_size * page_size : at, bytes.data(), bytes.size());
-}
-
-void GuestSteps::change_memory()
-{
-    std::vector<Machine::Change> changes(_data.ConsumeIntegralInRange<size_t>(1, 8));
-    for (auto& change : changes) {
-        change = {_data.ConsumeIntegralInRange(0u, 40u), _data.ConsumeIntegral<uint16_t>(),
-                  value()};
-    }
-    _m.change_while_read(std::move(changes));
 }
 
 const Ring* GuestSteps::a_ring()

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "machine.h"
+#include "machine_steps.h"
 
 namespace rdma::fuzz {
 
@@ -21,9 +22,10 @@ inline constexpr uint32_t region_pages = 4;
 // RoCEv1.
 PvrdmaConfig pick_config(FuzzedDataProvider& data);
 
-class GuestSteps {
+class GuestSteps : public MachineSteps {
 public:
-    GuestSteps(FuzzedDataProvider& data, Machine& machine) : _data(data), _m(machine) {}
+    GuestSteps(FuzzedDataProvider& data, Machine& machine) : MachineSteps(data, machine), _m(machine)
+    {}
 
     // A program at work: two QPs of one device connected to each other (to
     // peer_host's peer_qpn where that is given), with or without an SRQ.
@@ -39,7 +41,6 @@ public:
     void plug_again(std::optional<uint8_t> peer_host);
     // Guest memory.
     void write_memory();
-    void change_memory(); // between two reads of the device
     void lie_about_ring();
     void write_ring_entry();
     // Commands.
@@ -51,18 +52,13 @@ public:
     void post();
     void post_to_srq();
 
-    // To the world: time, network, link, memory map.
-    void change_world();
-
     // Reset brings the device back, whatever has been done; aborts if not.
     void expect_recovery();
 
     const std::vector<GuestQp>& qps() const { return _qps; }
 
 private:
-    uint32_t value();
     uint32_t size();
-    uint32_t one_of(const std::vector<uint32_t>& known);
     uint32_t a_qp();
     uint64_t gpa();
     uint64_t a_directory();
@@ -72,7 +68,6 @@ private:
     void create_right();
     void forget_objects();
 
-    FuzzedDataProvider& _data;
     Machine& _m;
     std::vector<uint32_t> _pds, _cqs, _mrs, _srqs, _contexts, _keys;
     std::vector<Ring> _cq_rings, _srq_rings;

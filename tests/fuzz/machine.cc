@@ -205,11 +205,7 @@ void Machine::connect(const GuestQp& qp, uint8_t type, uint8_t host_number, uint
     attr.ah_attr.ah_flags = 1;
     attr.ah_attr.port_num = 1;
     attr.ah_attr.hop_limit = 64;
-    attr.ah_attr.dgid[10] = attr.ah_attr.dgid[11] = 0xff;
-    attr.ah_attr.dgid[12] = 10;
-    attr.ah_attr.dgid[15] = host_number;
-    std::ranges::copy(mac_prefix, attr.ah_attr.dmac);
-    attr.ah_attr.dmac[5] = host_number;
+    put_address(host_number, attr.ah_attr.dgid, attr.ah_attr.dmac);
     // PVRDMA's numbers of types are libibverbs'.
     cmd.attr_mask = static_cast<uint32_t>(test::rtr_mask(static_cast<ibv_qp_type>(type)));
     execute(cmd_modify_qp, cmd);
@@ -274,12 +270,8 @@ Av Machine::address_vector(uint8_t host_number, uint32_t pd)
 {
     Av av{};
     av.port_pd = 1u << 24 | pd;
-    av.dgid[10] = av.dgid[11] = 0xff;
-    av.dgid[12] = 10;
-    av.dgid[15] = host_number;
     av.hop_limit = 64;
-    std::ranges::copy(mac_prefix, av.dmac);
-    av.dmac[5] = host_number;
+    put_address(host_number, av.dgid, av.dmac);
     return av;
 }
 

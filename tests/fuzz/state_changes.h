@@ -42,4 +42,14 @@ inline void change_state(FuzzedDataProvider& data, std::vector<uint8_t>& state)
     }
 }
 
+// Up to 8 such changes; how many.
+inline int change_state_in_places(FuzzedDataProvider& data, std::vector<uint8_t>& state)
+{
+    int changes = data.ConsumeIntegralInRange(0, 8);
+    for (int i = 0; i < changes; ++i) {
+        change_state(data, state);
+    }
+    return changes;
+}
+
 } // namespace rdma::fuzz

@@ -56,10 +56,7 @@ void run(FuzzedDataProvider& data)
     }
     machine.stop();
     auto state = machine.save();
-    int changes = data.ConsumeIntegralInRange(0, 8);
-    for (int i = 0; i < changes; ++i) {
-        change_state(data, state);
-    }
+    int changes = change_state_in_places(data, state);
     std::string refused = machine.load(state);
     if (!refused.empty() && changes == 0) {
         fprintf(stderr, "its own state: %s\n", refused.c_str());

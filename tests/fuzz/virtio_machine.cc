@@ -421,12 +421,8 @@ VirtioQp VirtioMachine::create_qp(uint8_t type, uint32_t pd, uint32_t cq, uint32
 virtio_rdma_av VirtioMachine::address_of(uint8_t host_number)
 {
     virtio_rdma_av av{};
-    av.dgid[10] = av.dgid[11] = 0xff;
-    av.dgid[12] = 10;
-    av.dgid[15] = host_number;
     av.hop_limit = 64;
-    std::ranges::copy(mac_prefix, av.dmac);
-    av.dmac[5] = host_number;
+    put_address(host_number, av.dgid, av.dmac);
     return av;
 }
 

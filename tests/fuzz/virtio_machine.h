@@ -17,6 +17,7 @@
 #include "device_machine.h"
 #include "virtio_rdma.h"
 #include "virtio_rdma_abi.h"
+#include "../virtio_requests.h"
 
 namespace rdma::fuzz {
 
@@ -82,17 +83,6 @@ public:
     void add_gid(uint32_t index);
     // The status; nothing where there was no room for one, or the device could not be reached.
     std::optional<uint32_t> send(std::span<const uint8_t> request, size_t room);
-    template <typename Request>
-    static std::vector<uint8_t> bytes_of(const Request& request,
-                                         std::span<const uint64_t> pages = {})
-    {
-        std::vector<uint8_t> bytes(sizeof(request) + pages.size_bytes());
-        std::memcpy(bytes.data(), &request, sizeof(request));
-        if (!pages.empty()) {
-            std::memcpy(bytes.data() + sizeof(request), pages.data(), pages.size_bytes());
-        }
-        return bytes;
-    }
     // With the room that the command's reply takes.
     std::optional<uint32_t> send(std::span<const uint8_t> request);
     template <typename Reply>

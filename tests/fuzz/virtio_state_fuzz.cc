@@ -26,10 +26,7 @@ void run(FuzzedDataProvider& data)
     machine.change_while_read({});
     machine.stop();
     auto state = machine.save();
-    int changes = data.ConsumeIntegralInRange(0, 8);
-    for (int i = 0; i < changes; ++i) {
-        change_state(data, state);
-    }
+    int changes = change_state_in_places(data, state);
     if (changes > 0) {
         machine.distrust_account();
     }
@@ -39,7 +36,7 @@ void run(FuzzedDataProvider& data)
     }
     if (!refused.empty()) {
         // [virtio-rdma MIG-5]
-        machine.expect_nothing_left(); // MIG-5
+        machine.expect_nothing_left();
     }
     machine.on_irq = [&](unsigned queue) { machine.take(queue); };
     machine.start();

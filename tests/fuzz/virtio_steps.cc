@@ -54,7 +54,7 @@ void VirtioSteps::set_up_program(bool is_privileged)
     _qps.clear();
     _srqs.clear();
     _keys.clear();
-    _m.send(VirtioMachine::bytes_of(
+    _m.send(bytes_of(
         virtio_rdma_request{VIRTIO_RDMA_CREATE_CONTEXT, context_of_program}));
     uint32_t pd = _m.create_pd();
     _cqs = {_m.create_cq(64)};
@@ -89,7 +89,7 @@ void VirtioSteps::set_up_program(bool is_privileged)
              0,
              8 * page_size}};
         for (const auto& request : regions) {
-            if (_m.send(VirtioMachine::bytes_of(request)) == VIRTIO_RDMA_OK) {
+            if (_m.send(bytes_of(request)) == VIRTIO_RDMA_OK) {
                 _keys.push_back(_m.reply<virtio_rdma_create_mr_reply>().lkey);
             }
         }
@@ -183,49 +183,6 @@ void VirtioSteps::reset()
     _m.bring_up();
 }
 
-void VirtioSteps::change_world()
-{
-    switch (_data.ConsumeIntegralInRange(0, 5)) {
-    case 0:
-        _m.set_link(_data.ConsumeBool());
-        break;
-    case 1:
-        _m.set_network_full(_data.ConsumeBool());
-        break;
-    case 2:
-        _m.map_memory(_data.ConsumeBool());
-        break;
-    case 3:
-        _m.set_dirty_log(_data.ConsumeBool());
-        break;
-    default:
-        _m.advance(_data.ConsumeIntegralInRange<int64_t>(0, 20'000'000));
-    }
-}
-
-// Mostly small, or one of what matters.
-uint32_t VirtioSteps::value()
-{
-    switch (_data.ConsumeIntegralInRange(0, 3)) {
-    case 0:
-        return _data.ConsumeIntegral<uint8_t>();
-    case 1:
-        return 1u << _data.ConsumeIntegralInRange(0, 31) | _data.ConsumeIntegral<uint8_t>();
-    case 2:
-        return ~uint32_t{_data.ConsumeIntegral<uint8_t>()};
-    default:
-        return _data.ConsumeIntegral<uint32_t>();
-    }
-}
-
-uint32_t VirtioSteps::one_of(const std::vector<uint32_t>& known)
-{
-    if (known.empty() || _data.ConsumeIntegralInRange(0, 7) == 0) {
-        return value();
-    }
-    return known[_data.ConsumeIntegralInRange<size_t>(0, known.size() - 1)];
-}
-
 // Sometimes of another kind.
 uint32_t VirtioSteps::a(Kind kind)
 {
@@ -287,9 +244,6 @@ std::vector<uint64_t> VirtioSteps::some_pages(uint64_t right_count)
 // A request with most fields as they may be.
 std::vector<uint8_t> VirtioSteps::request(uint32_t command)
 {
-    auto bytes_of = [](const auto& request, std::span<const uint64_t> pages = {}) {
-        return VirtioMachine::bytes_of(request, pages);
-    };
     auto depth = [&] { return static_cast<uint16_t>(1u << _data.ConsumeIntegralInRange(0, 6)); };
     auto entry_size = [&](int least) {
         return static_cast<uint16_t>(1u << _data.ConsumeIntegralInRange(least, 12));
@@ -706,16 +660,6 @@ void VirtioSteps::write_memory()
             : queue.pages[_data.ConsumeIntegralInRange<size_t>(0, queue.pages.size() - 1)];
     _m.poke(page + _data.ConsumeIntegralInRange<uint64_t>(0, page_size - 64), bytes.data(),
             bytes.size());
-}
-
-void VirtioSteps::change_memory()
-{
-    std::vector<DeviceMachine::Change> changes(_data.ConsumeIntegralInRange<size_t>(1, 8));
-    for (auto& change : changes) {
-        change = {_data.ConsumeIntegralInRange(0u, 40u), _data.ConsumeIntegral<uint16_t>(),
-                  value()};
-    }
-    _m.change_while_read(std::move(changes));
 }
 
 void VirtioSteps::drain_and_arm()

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "machine_steps.h"
 #include "virtio_machine.h"
 
 namespace rdma::fuzz {
@@ -15,9 +16,11 @@ namespace rdma::fuzz {
 // The default, or small limits, whose tables are full at once.
 VirtioRdmaConfig pick_virtio_config(FuzzedDataProvider& data);
 
-class VirtioSteps {
+class VirtioSteps : public MachineSteps {
 public:
-    VirtioSteps(FuzzedDataProvider& data, VirtioMachine& machine) : _data(data), _m(machine) {}
+    VirtioSteps(FuzzedDataProvider& data, VirtioMachine& machine)
+        : MachineSteps(data, machine), _m(machine)
+    {}
 
     // A program at work, with a context of its own and perhaps an SRQ: queue pairs of RC, the
     // first for a peer, two more for each other, and one of UD. The kernel has a GSI queue pair,
@@ -37,18 +40,13 @@ public:
     void lie_about_ring();
     void ring_doorbell();
     void write_memory();
-    void change_memory(); // between two reads of the device
     void drain_and_arm();
-    // Time, network, link, memory map.
-    void change_world();
     void negotiate(); // features and event queues, at any time
     void stop_and_start();
     // As a driver does before it sets the device up: nothing of the old one is left.
     void reset();
 
 private:
-    uint32_t value();
-    uint32_t one_of(const std::vector<uint32_t>& known);
     uint32_t a(Kind kind);
     uint64_t gpa();
     uint64_t address();
@@ -60,7 +58,6 @@ private:
     void keep_made(const std::vector<uint8_t>& request);
     void restart_queues(uint32_t qpn);
 
-    FuzzedDataProvider& _data;
     VirtioMachine& _m;
     std::vector<VirtioQp> _qps;
     std::vector<VirtioQueue> _srqs;

@@ -112,7 +112,7 @@ protected:
         Bytes all;
         auto take = [&](uint32_t command, uint32_t object, size_t room) {
             auto reply =
-                guest.send(VirtioGuest::bytes_of(virtio_rdma_request{command, object}), room);
+                guest.send(bytes_of(virtio_rdma_request{command, object}), room);
             all.insert(all.end(), reply.begin(), reply.end());
         };
         for (const char* name : {"contexts", "pds", "mrs", "cqs", "srqs", "qps"}) {
@@ -172,7 +172,7 @@ protected:
 
     Row header_row(uint32_t command, uint32_t object, size_t reply = sizeof(virtio_rdma_reply))
     {
-        return {VirtioGuest::bytes_of(virtio_rdma_request{command, object}), reply};
+        return {bytes_of(virtio_rdma_request{command, object}), reply};
     }
     // A command of the header alone that is about an object.
     Row object_row(uint32_t command, Kind kind, uint32_t object,
@@ -305,7 +305,7 @@ Row VirtioRdmaCommands::create_mr_row()
     uint64_t page = guest.ram.pages(2);
     Mr right{{VIRTIO_RDMA_CREATE_MR, pd}, VIRTIO_RDMA_MR_PAGES, 12, 0,
              VIRTIO_RDMA_LOCAL_WRITE,     page + page_size - 8, 16};
-    Row row{VirtioGuest::bytes_of(right, VirtioGuest::page_list(page, 2)),
+    Row row{bytes_of(right, VirtioGuest::page_list(page, 2)),
             sizeof(virtio_rdma_create_mr_reply), true};
     add_pages(row, sizeof(right));
     add_numbers<Mr>(row, Kind::pd, "a PD", [](Mr& m, uint32_t n) { m.request.object = n; });
@@ -334,12 +334,12 @@ Row VirtioRdmaCommands::create_mr_row()
     row.add<Mr>("a length of three", VIRTIO_RDMA_ERR_LENGTH, [](Mr& m) { m.length = 4105; });
     // Of the other types, which have no pages.
     auto other = [&](const char* what, uint32_t status, Mr m) {
-        row.wrong.push_back({what, VirtioGuest::bytes_of(m), status});
+        row.wrong.push_back({what, bytes_of(m), status});
     };
     Mr dma{{VIRTIO_RDMA_CREATE_MR, pd}, VIRTIO_RDMA_MR_DMA, 12, 0, VIRTIO_RDMA_LOCAL_WRITE, 0, 0};
     Mr fast{{VIRTIO_RDMA_CREATE_MR, pd}, VIRTIO_RDMA_MR_FAST_REGISTRATION, 12, 0, 0, 0, page_size};
     for (Mr m : {dma, fast}) {
-        row.wrong.push_back({"a page of a type without", VirtioGuest::bytes_of(m, {&page, 1}),
+        row.wrong.push_back({"a page of a type without", bytes_of(m, {&page, 1}),
                              VIRTIO_RDMA_ERR_LENGTH});
         m.iova = page;
         other("an iova of a type without", VIRTIO_RDMA_ERR_INVALID, m);
@@ -367,7 +367,7 @@ Row VirtioRdmaCommands::create_cq_row()
     using Create = virtio_rdma_create_cq;
     uint64_t state = guest.ram.pages(1);
     Create right{{VIRTIO_RDMA_CREATE_CQ, 0}, 128, 0, state};
-    Row row{VirtioGuest::bytes_of(right, VirtioGuest::page_list(guest.ram.pages(2), 2)),
+    Row row{bytes_of(right, VirtioGuest::page_list(guest.ram.pages(2), 2)),
             sizeof(virtio_rdma_reply), true};
     add_pages(row, sizeof(right));
     for (uint32_t vector : {2u, 7u, 8u, 30u, 31u, 32u, 64u, UINT32_MAX}) {
@@ -401,7 +401,7 @@ Row VirtioRdmaCommands::create_srq_row()
     using Create = virtio_rdma_create_srq;
     uint64_t state = guest.ram.pages(1);
     Create right{{VIRTIO_RDMA_CREATE_SRQ, pd}, used_context, 128, 64, state};
-    Row row{VirtioGuest::bytes_of(right, VirtioGuest::page_list(guest.ram.pages(2), 2)),
+    Row row{bytes_of(right, VirtioGuest::page_list(guest.ram.pages(2), 2)),
             sizeof(virtio_rdma_reply), true};
     add_pages(row, sizeof(right));
     add_numbers<Create>(row, Kind::pd, "a PD", [](Create& c, uint32_t n) { c.request.object = n; });
@@ -433,7 +433,7 @@ Row VirtioRdmaCommands::create_srq_row()
 Row VirtioRdmaCommands::arm_srq_row()
 {
     using Arm = virtio_rdma_arm_srq;
-    Row row{VirtioGuest::bytes_of(Arm{{VIRTIO_RDMA_ARM_SRQ, spare[index(Kind::srq)]}, 0, 0}),
+    Row row{bytes_of(Arm{{VIRTIO_RDMA_ARM_SRQ, spare[index(Kind::srq)]}, 0, 0}),
             sizeof(virtio_rdma_reply)};
     add_numbers<Arm>(row, Kind::srq, "an SRQ", [](Arm& a, uint32_t n) { a.request.object = n; });
     for (uint32_t limit : {65u, 32769u, UINT32_MAX}) {
@@ -460,7 +460,7 @@ Row VirtioRdmaCommands::create_qp_row()
     right.sq_state = states;
     right.rq_state = states + VIRTIO_RDMA_STATE_ALIGNMENT;
     auto pages = VirtioGuest::page_list(guest.ram.pages(4), 4);
-    Row row{VirtioGuest::bytes_of(right, pages), sizeof(virtio_rdma_reply), true};
+    Row row{bytes_of(right, pages), sizeof(virtio_rdma_reply), true};
     add_pages(row, sizeof(right));
     add_numbers<Create>(row, Kind::pd, "a PD", [](Create& c, uint32_t n) { c.request.object = n; });
     add_numbers<Create>(row, Kind::context, "a context",
@@ -525,12 +525,12 @@ Row VirtioRdmaCommands::create_qp_row()
          {0u, never_used, destroyed[index(Kind::srq)], used_context, UINT32_MAX}) {
         shared.srq = number;
         row.wrong.push_back(
-            {"no SRQ", VirtioGuest::bytes_of(shared, pages), VIRTIO_RDMA_ERR_OBJECT});
+            {"no SRQ", bytes_of(shared, pages), VIRTIO_RDMA_ERR_OBJECT});
     }
     shared.srq = srq.number;
     shared.rq_state = right.rq_state;
     row.wrong.push_back({"a receive queue's state with an SRQ",
-                         VirtioGuest::bytes_of(shared, pages), VIRTIO_RDMA_ERR_INVALID});
+                         bytes_of(shared, pages), VIRTIO_RDMA_ERR_INVALID});
     return row;
 }
 
@@ -541,7 +541,7 @@ Row VirtioRdmaCommands::modify_qp_row()
     Modify right{{VIRTIO_RDMA_MODIFY_QP, qp.qpn}, {}};
     right.attributes.mask = VIRTIO_RDMA_ATTR_STATE | VIRTIO_RDMA_ATTR_ACCESS;
     right.attributes.state = VIRTIO_RDMA_QP_INIT;
-    Row row{VirtioGuest::bytes_of(right), sizeof(virtio_rdma_reply)};
+    Row row{bytes_of(right), sizeof(virtio_rdma_reply)};
     add_numbers<Modify>(row, Kind::qp, "a queue pair",
                         [](Modify& m, uint32_t n) { m.request.object = n; });
     row.add_object("more bits than a QPN has", qp.qpn | 1u << 24, VIRTIO_RDMA_ERR_OBJECT);
@@ -579,7 +579,7 @@ Row VirtioRdmaCommands::modify_qp_row()
     // Of the queue pair in RTS: values out of range come before what the transition has.
     auto of_connected = [&](const char* what, uint32_t status, virtio_rdma_qp_attributes a) {
         row.wrong.push_back(
-            {what, VirtioGuest::bytes_of(Modify{{VIRTIO_RDMA_MODIFY_QP, connected.qpn}, a}),
+            {what, bytes_of(Modify{{VIRTIO_RDMA_MODIFY_QP, connected.qpn}, a}),
              status});
     };
     for (uint8_t state : {VIRTIO_RDMA_QP_INIT, VIRTIO_RDMA_QP_RTR, VIRTIO_RDMA_QP_SQE}) {
@@ -607,7 +607,7 @@ Row VirtioRdmaCommands::add_gid_row()
     Add right{{VIRTIO_RDMA_ADD_GID, 63}, {}, {}, VIRTIO_RDMA_NO_VLAN};
     std::ranges::copy(VirtioGuest::gid_of(9).raw, right.gid);
     std::ranges::copy(VirtioGuest::mac_of(9), right.mac);
-    Row row{VirtioGuest::bytes_of(right), sizeof(virtio_rdma_reply)};
+    Row row{bytes_of(right), sizeof(virtio_rdma_reply)};
     row.add_object("an index that is taken", 0, VIRTIO_RDMA_ERR_BUSY);
     row.add_object("no index", 64, VIRTIO_RDMA_ERR_INVALID);
     row.add_object("an index far above", UINT32_MAX, VIRTIO_RDMA_ERR_INVALID);
@@ -630,7 +630,7 @@ constexpr auto last_command = VIRTIO_RDMA_DELETE_GID;
 TEST_F(VirtioRdmaCommands, EachThatTheDeviceKnowsHasARow)
 {
     for (uint32_t number = 0; number < 1024; ++number) {
-        auto reply = guest.send(VirtioGuest::bytes_of(virtio_rdma_request{number, never_used}), 8);
+        auto reply = guest.send(bytes_of(virtio_rdma_request{number, never_used}), 8);
         bool is_known = status_of(reply) != VIRTIO_RDMA_ERR_COMMAND;
         ASSERT_EQ(is_known, number <= last_command) << number;
         if (is_known) {

@@ -24,6 +24,7 @@
 #include "ram.h"
 #include "virtio_rdma.h"
 #include "virtio_rdma_abi.h"
+#include "../virtio_requests.h"
 
 namespace rdma::test {
 
@@ -121,17 +122,6 @@ public:
         }
         reply.resize(static_cast<size_t>(written));
         return reply;
-    }
-    template <typename Request>
-    static std::vector<uint8_t> bytes_of(const Request& request,
-                                         std::span<const uint64_t> pages = {})
-    {
-        std::vector<uint8_t> bytes(sizeof(request) + pages.size_bytes());
-        std::memcpy(bytes.data(), &request, sizeof(request));
-        if (!pages.empty()) {
-            std::memcpy(bytes.data() + sizeof(request), pages.data(), pages.size_bytes());
-        }
-        return bytes;
     }
     template <typename Reply = virtio_rdma_reply, typename Request>
     std::pair<uint32_t, Reply> ask(const Request& request, std::span<const uint64_t> pages = {})
