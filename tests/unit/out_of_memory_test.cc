@@ -25,6 +25,17 @@ struct ScarceMemory {
     static bool has_run_out() { return failed_allocations > 0; }
 };
 
+std::pair<RdmaMemoryRegion, RdmaMemoryRegion> halves_of(const RdmaMemoryRegion& whole)
+{
+    RdmaMemoryRegion low = whole;
+    RdmaMemoryRegion high = whole;
+    low.size /= 2;
+    high.gpa += low.size;
+    high.size -= low.size;
+    high.hva = static_cast<std::byte*>(high.hva) + low.size;
+    return {low, high};
+}
+
 // A program with two QPs connected to each other; whether its message has arrived. Throws
 // where a command fails.
 bool run_program(WholeDevice& device)
@@ -81,12 +92,7 @@ TEST(OutOfMemory, ANewTableOfGuestMemoryIsNotUsedInPart)
 {
     WholeDevice device(number);
     device.bring_up();
-    RdmaMemoryRegion low = device.ram.region();
-    RdmaMemoryRegion high = low;
-    low.size /= 2;
-    high.gpa += low.size;
-    high.size -= low.size;
-    high.hva = static_cast<std::byte*>(high.hva) + low.size;
+    auto [low, high] = halves_of(device.ram.region());
     const RdmaMemoryRegion table[] = {high, low};
     {
         ScarceMemory memory(0);
@@ -142,12 +148,7 @@ TEST(OutOfMemory, AVirtioDeviceThatHasFailedTellsOfItAndAnswersSoUntilItIsReset)
     GuestQp qp = guest.create_qp(pd, cq);
     GuestMr mr = guest.register_ram(pd, guest.ram.pages(1), page_size);
     VirtioGuest::require(guest.simple(VIRTIO_RDMA_CREATE_CONTEXT, 3), "CREATE_CONTEXT");
-    RdmaMemoryRegion low = guest.ram.region();
-    RdmaMemoryRegion high = low;
-    low.size /= 2;
-    high.gpa += low.size;
-    high.size -= low.size;
-    high.hva = static_cast<std::byte*>(high.hva) + low.size;
+    auto [low, high] = halves_of(guest.ram.region());
     const RdmaMemoryRegion table[] = {low, high};
     guest.irqs[VIRTIO_RDMA_VQ_EVENT] = 0; // which takes memory
     {
